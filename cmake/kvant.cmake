@@ -1,0 +1,63 @@
+# Build rules shared by every folder: one folder = one namespace = one target.
+include(CheckCXXCompilerFlag)
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(fmt REQUIRED)
+
+add_library(kvant_flags INTERFACE)
+# No contraction: encoded bytes must not depend on the compiler's choice of FMA (docs/numerics.md).
+target_compile_options(kvant_flags INTERFACE -ffp-contract=off -fno-math-errno -Wall -Wextra -Wshadow -Wconversion
+                                             -Wno-psabi $<$<BOOL:${KVANT_WERROR}>:-Werror>)
+if(KVANT_SANITIZE)
+  target_compile_options(kvant_flags INTERFACE -fsanitize=${KVANT_SANITIZE} -fno-omit-frame-pointer
+                                               -fno-sanitize-recover=all)
+  target_link_options(kvant_flags INTERFACE -fsanitize=${KVANT_SANITIZE})
+endif()
+
+# kvant_library(name DEPS other...): all sources of the folder (tests and benchmarks aside, subfolders included) as target
+# kvant_<name>, alias kvant::<name>; with its <unit>_test.cpp as <name>_test and its <unit>_bench.cpp as <name>_bench.
+function(kvant_library name)
+  cmake_parse_arguments(ARG "" "" "DEPS;PRIVATE_DEPS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "*.cpp" "*.h")
+  set(tests ${sources})
+  set(benches ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  list(FILTER benches INCLUDE REGEX "_bench\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "_(test|bench)\\.cpp$")
+  add_library(kvant_${name} STATIC ${sources})
+  add_library(kvant::${name} ALIAS kvant_${name})
+  target_include_directories(kvant_${name} PUBLIC "${PROJECT_SOURCE_DIR}/src")
+  target_link_libraries(kvant_${name} PUBLIC kvant_flags fmt::fmt Threads::Threads ${ARG_DEPS} PRIVATE ${ARG_PRIVATE_DEPS})
+  if(tests AND KVANT_BUILD_TESTS)
+    kvant_test(${name}_test SOURCES ${tests} DEPS kvant::${name} ${ARG_PRIVATE_DEPS})
+  endif()
+  if(benches AND KVANT_BUILD_BENCH)
+    kvant_bench(${name}_bench SOURCES ${benches} DEPS kvant::${name})
+  endif()
+endfunction()
+
+# kvant_test(name SOURCES files... DEPS targets... [LABELS labels...]): a gtest program whose cases are ctest tests.
+function(kvant_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE KVANT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 120 DISCOVERY_MODE PRE_TEST
+                       PROPERTIES TIMEOUT 900 LABELS "${name};${ARG_LABELS}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+endfunction()
+
+# kvant_bench(name SOURCES files... DEPS targets...): a google-benchmark program.
+function(kvant_bench name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  find_package(benchmark REQUIRED)
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} benchmark::benchmark benchmark::benchmark_main)
+endfunction()

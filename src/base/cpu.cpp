@@ -1,0 +1,86 @@
+#include "base/cpu.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+
+#include "base/error.h"
+
+#ifdef __aarch64__
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace kvant {
+
+std::string_view name(Isa isa) noexcept {
+  switch (isa) {
+    case Isa::avx2: return "avx2";
+    case Isa::avx512: return "avx512";
+    case Isa::neon: return "neon";
+    case Isa::scalar: break;
+  }
+  return "scalar";
+}
+
+std::vector<Isa> supported_isas() {
+  std::vector<Isa> isas{Isa::scalar};
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (avx2) isas.push_back(Isa::avx2);
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) {
+    isas.push_back(Isa::avx512);
+  }
+#elif defined(__aarch64__)
+  const unsigned long caps = getauxval(AT_HWCAP);
+  if ((caps & HWCAP_ASIMDDP) != 0 && (caps & HWCAP_ASIMDHP) != 0) isas.push_back(Isa::neon);
+#endif
+  return isas;
+}
+
+Isa active_isa() {
+  const std::vector<Isa> supported = supported_isas();
+  const char* cap = std::getenv("KVANT_ISA");
+  if (cap == nullptr || *cap == '\0') return supported.back();
+  std::string list;
+  for (Isa isa : supported) {
+    if (name(isa) == cap) return isa;
+    list += (list.empty() ? "" : ", ") + std::string(name(isa));
+  }
+  fail(ErrorCode::invalid_argument, "KVANT_ISA={}: not an instruction set of this processor (it has {})",
+       printable(cap), list);
+}
+
+bool includes(Isa active, Isa tier) noexcept {
+  if (tier == Isa::scalar || tier == active) return true;
+  return active == Isa::avx512 && tier == Isa::avx2;
+}
+
+bool has_avx512_bf16() noexcept {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return false;
+#endif
+}
+
+int available_threads() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
+  }
+  return "unknown processor";
+}
+
+}  // namespace kvant

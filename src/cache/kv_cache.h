@@ -1,0 +1,68 @@
+#pragma once
+#include <cstddef>
+#include <memory>
+
+#include "base/cpu.h"
+#include "base/thread_pool.h"
+#include "base/view.h"
+#include "cache/batch.h"
+#include "codec/spec.h"
+
+namespace kvant::cache {
+
+/// Sizes of a cache and how it stores.
+struct CacheConfig {
+  int layers = 0;
+  int heads = 0;     ///< query heads, a multiple of kv_heads
+  int kv_heads = 0;
+  std::size_t head_dim = 0;
+  std::size_t rope_pairs = 0;  ///< pairs that RoPE rotates, <= head_dim / 2
+  float score_scale = 0;       ///< logit = score_scale * q.k; 0 means 1 / sqrt(head_dim)
+  std::size_t capacity = 0;    ///< tokens of each sequence
+  int sequences = 1;
+  codec::CacheSpec k, v;
+};
+
+/// Bytes as allocated, and what they mean per stored value (cache.md section 8).
+struct CacheUsage {
+  std::size_t k_bytes = 0, v_bytes = 0;  ///< allocated for the whole capacity
+  double k_bpv = 0, v_bpv = 0;           ///< 8 * bytes / (tokens * layers * kv_heads * head_dim)
+  std::size_t bytes() const { return k_bytes + v_bytes; }
+};
+
+/// The one seam between the transformer and how keys and values are stored. For each forward pass and layer: append,
+/// then attend. Results do not depend on the number of threads.
+class KvCache {
+ public:
+  /// Throws out_of_memory naming the bytes asked for and those available; invalid_argument on impossible sizes.
+  KvCache(const CacheConfig& config, ThreadPool& pool, Isa isa);
+  ~KvCache();
+  KvCache(KvCache&&) noexcept;
+  KvCache& operator=(KvCache&&) noexcept;
+
+  /// Stores the batch's keys and values.
+  /// k  [rows, kv_heads * head_dim] f32 before RoPE: the cache rotates by batch.rope, since what it may take out of a
+  ///    key is a constant of the frame before RoPE
+  /// v  [rows, kv_heads * head_dim] f32
+  /// Throws invalid_argument when a segment does not start at its sequence's length or exceeds the capacity.
+  void append(int layer, const Batch& batch, MatView<const float> k, MatView<const float> v);
+
+  /// Causal attention of the batch's queries over what their sequences hold, the batch's own tokens included.
+  /// q    [rows, heads * head_dim] f32 after RoPE; query head h uses KV head h / (heads / kv_heads)
+  /// out  [rows, heads * head_dim] f32, overwritten
+  void attend(int layer, const Batch& batch, MatView<const float> q, MatView<float> out);
+
+  /// Tokens that every layer of the sequence holds.
+  std::size_t length(int sequence) const;
+  /// Forgets all tokens of the sequence from position `length` on.
+  void truncate(int sequence, std::size_t length);
+
+  const CacheConfig& config() const noexcept;
+  CacheUsage usage() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvant::cache

@@ -1,0 +1,49 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "cache/kv_cache.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace kvant::model {
+
+using Token = std::int32_t;
+
+/// New tokens of one sequence in a forward pass.
+struct Input {
+  int sequence = 0;
+  std::span<const Token> tokens;
+  /// Rows whose logits are wanted: the last `logits` tokens of this input (0: none).
+  std::size_t logits = 1;
+};
+
+/// The forward pass of all supported models: embed, [norm, qkv, rope, append, attend, output, norm, feed-forward] per
+/// layer, norm, logits. Holds no state of a sequence: that is the cache's.
+class Transformer {
+ public:
+  Transformer(const ModelConfig& config, const Weights& weights, ThreadPool& pool, Isa isa, kernels::Precision precision);
+  ~Transformer();
+
+  /// Runs all inputs in one batch (each sequence at most once), in chunks of at most kMaxRows rows, and appends them to
+  /// `cache`. Returns logits [sum of Input::logits, vocabulary] f32 in input order, valid until the next call.
+  /// Throws invalid_argument when a token is outside the vocabulary or the cache is full.
+  MatView<const float> forward(cache::KvCache& cache, std::span<const Input> inputs);
+
+  /// The cache sizes that this model needs, f16 by default.
+  cache::CacheConfig cache_config(std::size_t capacity, int sequences = 1) const;
+
+  /// Bytes of activations and scratch held at present.
+  std::size_t workspace_bytes() const noexcept;
+
+  static constexpr std::size_t kMaxRows = 512;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvant::model
