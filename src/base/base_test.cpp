@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <bit>
@@ -7,7 +8,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
-#include <unistd.h>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -36,13 +36,13 @@ TEST(Half, EveryF16RoundTrips) {
 }
 
 TEST(Half, F16RoundsToNearestEven) {
-  EXPECT_EQ(to_f16(1.0f + 0x1p-11f).bits, to_f16(1.0f).bits);             // tie to even
-  EXPECT_EQ(to_f16(1.0f + 3 * 0x1p-11f).bits, to_f16(1.0f).bits + 2);     // tie to even, upwards
-  EXPECT_EQ(to_f16(1.0f + 0x1.2p-11f).bits, to_f16(1.0f).bits + 1);       // above the tie
-  EXPECT_EQ(to_f16(65519.0f).bits, to_f16(65504.0f).bits);                // largest that does not overflow
-  EXPECT_EQ(to_f16(65520.0f).bits, 0x7c00);                               // rounds to infinity
-  EXPECT_EQ(to_f16(0x1p-25f).bits, 0);                                    // tie to even: zero
-  EXPECT_EQ(to_f16(0x1.8p-24f).bits, 2);                                  // subnormal tie
+  EXPECT_EQ(to_f16(1.0f + 0x1p-11f).bits, to_f16(1.0f).bits);          // tie to even
+  EXPECT_EQ(to_f16(1.0f + 3 * 0x1p-11f).bits, to_f16(1.0f).bits + 2);  // tie to even, upwards
+  EXPECT_EQ(to_f16(1.0f + 0x1.2p-11f).bits, to_f16(1.0f).bits + 1);    // above the tie
+  EXPECT_EQ(to_f16(65519.0f).bits, to_f16(65504.0f).bits);             // largest that does not overflow
+  EXPECT_EQ(to_f16(65520.0f).bits, 0x7c00);                            // rounds to infinity
+  EXPECT_EQ(to_f16(0x1p-25f).bits, 0);                                 // tie to even: zero
+  EXPECT_EQ(to_f16(0x1.8p-24f).bits, 2);                               // subnormal tie
   EXPECT_EQ(to_f16(-std::numeric_limits<float>::infinity()).bits, 0xfc00);
 }
 
@@ -101,8 +101,8 @@ TEST(Utf8, SequenceLengths) {
 TEST(Utf8, CompletePrefixStopsBeforeAnOpenSequence) {
   EXPECT_EQ(utf8_complete_prefix("ab\xf0\x9f\x98"), 2u);
   EXPECT_EQ(utf8_complete_prefix("ab\xf0\x9f\x98\x80"), 6u);
-  EXPECT_EQ(utf8_complete_prefix("ab\x80"), 3u);        // never becomes valid
-  EXPECT_EQ(utf8_complete_prefix("ab\xe0\x80"), 4u);    // overlong: never becomes valid
+  EXPECT_EQ(utf8_complete_prefix("ab\x80"), 3u);      // never becomes valid
+  EXPECT_EQ(utf8_complete_prefix("ab\xe0\x80"), 4u);  // overlong: never becomes valid
   EXPECT_EQ(utf8_complete_prefix(""), 0u);
 }
 

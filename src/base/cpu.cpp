@@ -17,10 +17,14 @@ namespace kvant {
 
 std::string_view name(Isa isa) noexcept {
   switch (isa) {
-    case Isa::avx2: return "avx2";
-    case Isa::avx512: return "avx512";
-    case Isa::neon: return "neon";
-    case Isa::scalar: break;
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::neon:
+      return "neon";
+    case Isa::scalar:
+      break;
   }
   return "scalar";
 }

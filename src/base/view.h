@@ -21,8 +21,8 @@ struct MatView {
       : data(data_), rows(rows_), cols(cols_), stride(stride_) {}
   /// A view of mutable values is a view of constant ones.
   template <class U>
-    requires std::is_same_v<const U, T>
-  MatView(const MatView<U>& other) : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
+  requires std::is_same_v<const U, T> MatView(const MatView<U>& other)
+      : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
 
   std::span<T> row(std::size_t r) const {
     KVANT_ASSERT(r < rows);

@@ -13,7 +13,7 @@ namespace kvant::cache {
 /// Sizes of a cache and how it stores.
 struct CacheConfig {
   int layers = 0;
-  int heads = 0;     ///< query heads, a multiple of kv_heads
+  int heads = 0;  ///< query heads, a multiple of kv_heads
   int kv_heads = 0;
   std::size_t head_dim = 0;
   std::size_t rope_pairs = 0;  ///< pairs that RoPE rotates, <= head_dim / 2

@@ -7,8 +7,8 @@
 namespace kvant::codec {
 
 /// How the K or the V of a cache is stored. Text form: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0, and "rot-" before an
-/// integer type: each head is rotated by an orthonormal Walsh-Hadamard transform before it is stored, and the query (or,
-/// for V, the output) is rotated accordingly.
+/// integer type: each head is rotated by an orthonormal Walsh-Hadamard transform before it is stored, and the query
+/// (or, for V, the output) is rotated accordingly.
 struct CacheSpec {
   gguf::TensorType type = gguf::TensorType::f16;
   bool rotated = false;

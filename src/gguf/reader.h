@@ -38,15 +38,15 @@ struct Tensor {
   std::span<const std::byte> data;
 
   std::size_t cols() const { return shape.empty() ? 1 : shape[0]; }
-  std::size_t rows() const;    ///< product of the other dimensions
+  std::size_t rows() const;  ///< product of the other dimensions
   std::size_t values() const { return rows() * cols(); }
   /// "[1536,256]" in the file's order.
   std::string shape_text() const;
 };
 
-/// A GGUF file (versions 2 and 3, little-endian), or all files of a split model, mapped read-only. Views returned by its
-/// members live as long as the object. Every count, length, type, dimension and offset is checked on opening; errors
-/// are kvant::Error{io|format|unsupported} of the form "FILE: what is wrong".
+/// A GGUF file (versions 2 and 3, little-endian), or all files of a split model, mapped read-only. Views returned by
+/// its members live as long as the object. Every count, length, type, dimension and offset is checked on opening;
+/// errors are kvant::Error{io|format|unsupported} of the form "FILE: what is wrong".
 class File {
  public:
   /// Opens `path`; of a split model (NAME-00001-of-0000N.gguf) any part, and with it all the others.

@@ -37,9 +37,9 @@ enum class TensorType : std::uint32_t {
 /// What a type is, without any code that computes with it.
 struct TypeInfo {
   TensorType type;
-  std::string_view name;      ///< as in the GGUF world: "F32", "Q4_K"
-  std::size_t block_values;   ///< values per block
-  std::size_t block_bytes;    ///< bytes per block
+  std::string_view name;     ///< as in the GGUF world: "F32", "Q4_K"
+  std::size_t block_values;  ///< values per block
+  std::size_t block_bytes;   ///< bytes per block
   /// True bits per value, scales included.
   double bits() const { return 8.0 * static_cast<double>(block_bytes) / static_cast<double>(block_values); }
 };
@@ -126,6 +126,7 @@ static_assert(sizeof(BlockQ2_K) == 84 && sizeof(BlockQ3_K) == 110 && sizeof(Bloc
 static_assert(sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210);
 
 /// The 16 levels of IQ4_NL and IQ4_XS.
-inline constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+inline constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                               1,    13,   25,  38,  53,  69,  89,  113};
 
 }  // namespace kvant::gguf

@@ -23,8 +23,8 @@ struct ModelConfig {
   std::size_t vocabulary = 0;
   std::size_t context = 0;  ///< tokens the model was trained for
   float norm_epsilon = 1e-6f;
-  bool qk_norm = false;            ///< RMS norm of each q and k head before RoPE (qwen3)
-  bool interleaved_rope = false;   ///< pairs are channels 2j, 2j + 1 in the file (llama)
+  bool qk_norm = false;           ///< RMS norm of each q and k head before RoPE (qwen3)
+  bool interleaved_rope = false;  ///< pairs are channels 2j, 2j + 1 in the file (llama)
   kernels::RopeConfig rope;
 
   std::size_t q_size() const { return static_cast<std::size_t>(heads) * head_dim; }

@@ -25,7 +25,8 @@ struct Input {
 /// layer, norm, logits. Holds no state of a sequence: that is the cache's.
 class Transformer {
  public:
-  Transformer(const ModelConfig& config, const Weights& weights, ThreadPool& pool, Isa isa, kernels::Precision precision);
+  Transformer(const ModelConfig& config, const Weights& weights, ThreadPool& pool, Isa isa,
+              kernels::Precision precision);
   ~Transformer();
 
   /// Runs all inputs in one batch (each sequence at most once), in chunks of at most kMaxRows rows, and appends them to

@@ -13,22 +13,22 @@ using Vector = std::vector<float>;
 /// Weights of one layer. Shapes as [outputs, inputs]; E = embedding, Q = heads * head_dim, KV = kv_heads * head_dim,
 /// F = feed_forward.
 struct LayerWeights {
-  Vector attention_norm;             // [E]
-  kernels::WeightView q, k, v;       // [Q, E], [KV, E], [KV, E]
-  Vector q_bias, k_bias, v_bias;     // [Q], [KV], [KV] or empty
-  Vector q_norm, k_norm;             // [head_dim] or empty
-  kernels::WeightView output;        // [E, Q]
-  Vector feed_forward_norm;          // [E]
-  kernels::WeightView gate, up;      // [F, E]
-  kernels::WeightView down;          // [E, F]
+  Vector attention_norm;          // [E]
+  kernels::WeightView q, k, v;    // [Q, E], [KV, E], [KV, E]
+  Vector q_bias, k_bias, v_bias;  // [Q], [KV], [KV] or empty
+  Vector q_norm, k_norm;          // [head_dim] or empty
+  kernels::WeightView output;     // [E, Q]
+  Vector feed_forward_norm;       // [E]
+  kernels::WeightView gate, up;   // [F, E]
+  kernels::WeightView down;       // [E, F]
 };
 
 /// All weights of a model; matrices are views of the mapped file.
 struct Weights {
   kernels::WeightView embedding;  // [vocabulary, E]
   std::vector<LayerWeights> layers;
-  Vector output_norm;             // [E]
-  kernels::WeightView output;     // [vocabulary, E]; the embedding again where the head is tied
+  Vector output_norm;          // [E]
+  kernels::WeightView output;  // [vocabulary, E]; the embedding again where the head is tied
   bool tied_output = false;
 
   /// Bytes of weights that one decoded token reads (all matrices once, the embedding only where it is the head).

@@ -22,8 +22,8 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  /// Ids of `text`. Special tokens written out in the text ("<|im_end|>") become their ids when parse_special is set and
-  /// stay plain text otherwise. No BOS is added. Throws invalid_argument naming the byte offset of invalid UTF-8.
+  /// Ids of `text`. Special tokens written out in the text ("<|im_end|>") become their ids when parse_special is set
+  /// and stay plain text otherwise. No BOS is added. Throws invalid_argument naming the byte offset of invalid UTF-8.
   std::vector<Token> encode(std::string_view text, bool parse_special = true) const;
   /// Text of the ids; control tokens are left out unless `special` is set. May hold invalid UTF-8 where ids do.
   std::string decode(std::span<const Token> tokens, bool special = false) const;
@@ -31,9 +31,9 @@ class Tokenizer {
   std::string_view piece(Token token, bool special = false) const;
 
   std::size_t size() const noexcept;
-  Token bos() const noexcept;      ///< -1 where there is none
-  Token eos() const noexcept;      ///< -1 where there is none
-  bool add_bos() const noexcept;   ///< whether a text starts with BOS
+  Token bos() const noexcept;     ///< -1 where there is none
+  Token eos() const noexcept;     ///< -1 where there is none
+  bool add_bos() const noexcept;  ///< whether a text starts with BOS
   /// Whether generation ends with this token (EOS, EOT, <|im_end|>, <|endoftext|>, ...).
   bool is_end(Token token) const noexcept;
   /// Id of a special token by its text, or -1.

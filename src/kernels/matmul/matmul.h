@@ -23,8 +23,8 @@ struct WeightView {
 /// fast       straight on the quantized blocks: int8 activations at decode, bf16 or int8 tiles at prefill
 enum class Precision { reference, fast };
 
-/// Products of activations with weight matrices, y = x W^T. Results depend on isa and precision and on nothing else: not
-/// on the number of threads, nor on how rows of x are batched together (a row alone gives the bits it gives among
+/// Products of activations with weight matrices, y = x W^T. Results depend on isa and precision and on nothing else:
+/// not on the number of threads, nor on how rows of x are batched together (a row alone gives the bits it gives among
 /// others, in reference precision; fast precision may differ between up to kDecodeRows rows and more).
 class Matmul {
  public:

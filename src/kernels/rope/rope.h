@@ -11,14 +11,14 @@ namespace kvant::kernels {
 /// q and k are computed, so everything behind that point sees NEOX order.
 struct RopeConfig {
   enum class Scaling { none, linear, yarn };
-  std::size_t dims = 0;              ///< rotated channels of a head, even; the rest pass unchanged
+  std::size_t dims = 0;  ///< rotated channels of a head, even; the rest pass unchanged
   double base = 10000;
   Scaling scaling = Scaling::none;
   double factor = 1;                 ///< > 1 stretches: linear p / factor; YaRN per pair
   std::size_t original_context = 0;  ///< of the training, for YaRN
   double yarn_beta_fast = 32;
   double yarn_beta_slow = 1;
-  double attention_factor = 1;       ///< extra factor on the magnitude, for YaRN
+  double attention_factor = 1;           ///< extra factor on the magnitude, for YaRN
   std::vector<float> frequency_factors;  ///< Llama 3: theta_j is divided by these (dims / 2 values), or empty
 };
 

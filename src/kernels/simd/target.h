@@ -19,9 +19,9 @@
   KVANT_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define KVANT_TARGET_END _Pragma("clang attribute pop")
 #else
-#define KVANT_TARGET_BEGIN(features)                               \
-  _Pragma("GCC push_options") KVANT_PRAGMA(GCC target(features))   \
-      _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") \
+#define KVANT_TARGET_BEGIN(features)                                                            \
+  _Pragma("GCC push_options") KVANT_PRAGMA(GCC target(features)) _Pragma("GCC diagnostic push") \
+      _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")                                     \
           _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
 #define KVANT_TARGET_END _Pragma("GCC diagnostic pop") _Pragma("GCC pop_options")
 #endif
@@ -34,7 +34,8 @@
 #define KVANT_ARM64 1
 #include <arm_neon.h>
 #if defined(__clang__)
-#define KVANT_TARGET_NEON_BEGIN KVANT_PRAGMA(clang attribute push(__attribute__((target("dotprod,fullfp16"))), apply_to = function))
+#define KVANT_TARGET_NEON_BEGIN \
+  KVANT_PRAGMA(clang attribute push(__attribute__((target("dotprod,fullfp16"))), apply_to = function))
 #define KVANT_TARGET_END _Pragma("clang attribute pop")
 #else
 #define KVANT_TARGET_NEON_BEGIN _Pragma("GCC push_options") _Pragma("GCC target(\"arch=armv8.2-a+dotprod+fp16\")")
