@@ -21,6 +21,13 @@ struct Input {
   std::size_t logits = 1;
 };
 
+/// Seconds spent since the last reset, for reports.
+struct Profile {
+  double weights = 0;    ///< matrix products with weights
+  double attention = 0;  ///< cache.append and cache.attend
+  double other = 0;      ///< everything else
+};
+
 /// The forward pass of all supported models: embed, [norm, qkv, rope, append, attend, output, norm, feed-forward] per
 /// layer, norm, logits. Holds no state of a sequence: that is the cache's.
 class Transformer {
@@ -36,6 +43,9 @@ class Transformer {
 
   /// The cache sizes that this model needs, f16 by default.
   cache::CacheConfig cache_config(std::size_t capacity, int sequences = 1) const;
+
+  const Profile& profile() const noexcept;
+  void reset_profile() noexcept;
 
   /// Bytes of activations and scratch held at present.
   std::size_t workspace_bytes() const noexcept;
