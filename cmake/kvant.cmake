@@ -24,6 +24,9 @@ if(KVANT_SANITIZE)
                                                -fno-sanitize-recover=all)
   target_link_options(kvant_flags INTERFACE -fsanitize=${KVANT_SANITIZE})
 endif()
+if(KVANT_BUILD_FUZZ)
+  target_compile_options(kvant_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # kvant_library(name DEPS other...): all sources of the folder (tests and benchmarks aside, subfolders included) as target
 # kvant_<name>, alias kvant::<name>; with its <unit>_test.cpp as <name>_test and its <unit>_bench.cpp as <name>_bench.
@@ -47,7 +50,8 @@ function(kvant_library name)
   endif()
 endfunction()
 
-# kvant_test(name SOURCES files... DEPS targets... [LABELS labels...]): a gtest program whose cases are ctest tests.
+# kvant_test(name SOURCES files... DEPS targets... [LABELS labels...]): a gtest program whose cases are ctest tests, each
+# labelled with the program's name and `labels`. The label "slow" keeps a test out of the sanitizer and qemu runs.
 function(kvant_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
   find_package(GTest REQUIRED)
@@ -55,8 +59,24 @@ function(kvant_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE KVANT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  list(JOIN ARG_LABELS "\\;" labels)  # gtest_discover_tests takes a list as one escaped value
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 120 DISCOVERY_MODE PRE_TEST
-                       PROPERTIES TIMEOUT 900 LABELS "${name};${ARG_LABELS}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+                       PROPERTIES TIMEOUT 900 LABELS "${name}\\;${labels}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+endfunction()
+
+# kvant_fuzz(name SOURCES files... DEPS targets... CORPUS folder): a libFuzzer program fuzz_<name> where
+# KVANT_BUILD_FUZZ is on; elsewhere a test that feeds the corpus once to the same entry point.
+function(kvant_fuzz name)
+  cmake_parse_arguments(ARG "" "CORPUS" "SOURCES;DEPS" ${ARGN})
+  add_executable(fuzz_${name} ${ARG_SOURCES})
+  target_link_libraries(fuzz_${name} PRIVATE ${ARG_DEPS})
+  if(KVANT_BUILD_FUZZ)
+    target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+  else()
+    target_sources(fuzz_${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests/fuzz/replay.cpp")
+    add_test(NAME fuzz_${name}.corpus COMMAND fuzz_${name} "${CMAKE_CURRENT_SOURCE_DIR}/${ARG_CORPUS}")
+    set_tests_properties(fuzz_${name}.corpus PROPERTIES TIMEOUT 300 LABELS fuzz)
+  endif()
 endfunction()
 
 # kvant_bench(name SOURCES files... DEPS targets...): a google-benchmark program.
