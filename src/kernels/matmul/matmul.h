@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <span>
 
 #include "base/aligned_buffer.h"
 #include "base/cpu.h"
