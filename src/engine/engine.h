@@ -36,8 +36,9 @@ class Engine {
   model::Transformer& transformer() noexcept;
   ThreadPool& pool() noexcept;
 
-  /// A cache for this model. context 0 means the context that the model was trained for. Throws out_of_memory naming
-  /// the bytes asked for when the machine has not that much.
+  /// A cache for this model. context 0 means the context that the model was trained for; a longer one is allowed.
+  /// Throws out_of_memory naming the bytes asked for when the machine has not that much; unsupported when the context
+  /// exceeds the model's sliding window.
   cache::KvCache make_cache(const codec::CacheSpec& k, const codec::CacheSpec& v, std::size_t context,
                             int sequences = 1);
 
@@ -51,11 +52,12 @@ struct GenerateResult {
   std::vector<Token> tokens;  ///< the new tokens, without the end token
   std::size_t prompt_tokens = 0;
   double prefill_seconds = 0;
-  double decode_seconds = 0;
+  double decode_seconds = 0;  ///< of tokens.size() - 1 forward passes: the first token comes from the prompt's
   enum class Stop { length, end_token, context_full, cancelled } stop = Stop::length;
 };
 
-/// One conversation: a cache with one sequence and the tokens in it.
+/// One conversation: a cache with one sequence and its tokens. The cache may hold fewer than tokens(): what is missing
+/// (a token that nothing followed yet, the rest of a cancelled prompt) is computed when the conversation goes on.
 class Session {
  public:
   Session(Engine& engine, cache::KvCache cache);
@@ -68,14 +70,18 @@ class Session {
     std::function<void(Token)> on_token;        ///< called for each new token
     std::function<void(std::size_t done, std::size_t total)> on_prefill;
   };
-  /// Appends `prompt` and generates. The tokens that the cache already holds stay (multi-turn chat). Throws
-  /// invalid_argument when the prompt is empty or does not fit.
+  /// Appends `prompt` and generates. Afterwards, however it stopped, tokens() is what it was, then the prompt, then the
+  /// new tokens; an end token is not among them, so the next turn's prompt starts by closing this one. BOS is the
+  /// caller's to add. Throws invalid_argument when the prompt is empty or does not fit.
   GenerateResult generate(std::span<const Token> prompt, const Options& options);
 
   const std::vector<Token>& tokens() const noexcept { return tokens_; }
   const cache::KvCache& cache() const noexcept { return cache_; }
 
  private:
+  /// Runs the next `count` tokens that the cache lacks; the logits of the last one where it ends the conversation.
+  MatView<const float> feed(std::size_t count);
+
   Engine* engine_;
   cache::KvCache cache_;
   std::vector<Token> tokens_;

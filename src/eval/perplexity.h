@@ -1,6 +1,8 @@
 #pragma once
 #include <cstddef>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "base/progress.h"
 #include "codec/spec.h"
@@ -23,11 +25,16 @@ struct PerplexityResult {
   cache::CacheUsage usage;
 };
 
+/// Ids of an evaluation text: special tokens written in it stay plain text, BOS comes first where the vocabulary adds
+/// one. Throws invalid_argument on an empty text or invalid UTF-8.
+std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text);
+
 /// Perplexity with the chunk protocol of llama-perplexity: the text is cut into windows of `context` tokens; in each,
 /// the first token is replaced by BOS where the vocabulary adds one; tokens from context/2 on are scored, each given
 /// all tokens of its window before it (the window's last token is only a target). Throws invalid_argument, naming both
-/// counts, when the text holds less than one window or context is below 2. A context beyond the one the model was
-/// trained for is allowed.
+/// counts, when the text holds less than one window or context is below 3; format, naming the chunk, when logits are
+/// not finite. A context beyond the one the model was trained for is allowed. Standard error: that of the mean of
+/// `tokens` independent negative log likelihoods, times the perplexity.
 PerplexityResult perplexity(engine::Engine& engine, std::span<const engine::Token> text,
                             const PerplexityOptions& options);
 

@@ -29,9 +29,14 @@ struct Profile {
 };
 
 /// The forward pass of all supported models: embed, [norm, qkv, rope, append, attend, output, norm, feed-forward] per
-/// layer, norm, logits. Holds no state of a sequence: that is the cache's.
+/// layer, norm, logits. Holds no state of a sequence: that is the cache's. Written against the operations of
+/// model/ops.h.
+///
+/// Memory beside weights and cache, as workspace_bytes() counts it, for chunks of n <= kMaxRows rows:
+/// 4 n (2 E + 2 Q + 2 KV + 2 F + rotated channels) + 4 wanted rows * vocabulary + what the matrix products need.
 class Transformer {
  public:
+  /// config, weights and pool must outlive this object.
   Transformer(const ModelConfig& config, const Weights& weights, ThreadPool& pool, Isa isa,
               kernels::Precision precision);
   ~Transformer();
