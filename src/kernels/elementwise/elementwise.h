@@ -1,7 +1,9 @@
 #pragma once
 #include <cstddef>
+#include <span>
 
 #include "base/cpu.h"
+#include "kernels/registry.h"
 
 namespace kvant::kernels {
 
@@ -18,6 +20,8 @@ struct Elementwise {
   void (*silu_mul)(const float* gate, const float* up, std::size_t n, float* out) noexcept;
 };
 
+/// The tables of all tiers, the most capable first.
+std::span<const Implementation<const Elementwise*>> elementwise_implementations() noexcept;
 /// The table for an instruction set.
 const Elementwise& elementwise(Isa isa) noexcept;
 

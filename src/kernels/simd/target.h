@@ -42,3 +42,10 @@
 #define KVANT_TARGET_END _Pragma("GCC pop_options")
 #endif
 #endif
+
+/// Unrolls the following loop of constant length completely, so that an array of vectors lives in registers.
+#if defined(__clang__)
+#define KVANT_UNROLL _Pragma("unroll")
+#else
+#define KVANT_UNROLL _Pragma("GCC unroll 16")
+#endif
