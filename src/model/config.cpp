@@ -111,6 +111,9 @@ void read_rope_scaling(const Keys& keys, std::size_t context, kernels::RopeConfi
     fail(ErrorCode::unsupported, "{}: {} is \"{}\", supported are none, linear and yarn", keys.file().path(),
          keys.key("rope.scaling.type"), printable(type));
   }
+  KVANT_CHECK(rope.scaling == Scaling::yarn || rope.attention_factor == 1, ErrorCode::unsupported,
+              "{}: {} is {}, which is supported with yarn scaling only", keys.file().path(),
+              keys.key("rope.scaling.attn_factor"), rope.attention_factor);
   const double mix = keys.file().number(keys.key("rope.scaling.yarn_ext_factor"), 1);
   KVANT_CHECK(rope.scaling != Scaling::yarn || mix == 1 || mix < 0, ErrorCode::unsupported,
               "{}: {} is {}, supported is 1", keys.file().path(), keys.key("rope.scaling.yarn_ext_factor"), mix);
@@ -138,6 +141,8 @@ kernels::RopeConfig read_rope(const Keys& keys, std::size_t head_dim, std::size_
   KVANT_CHECK(rope.dims % 2 == 0, ErrorCode::format, "{}: {} is {}, expected an even number", keys.file().path(),
               keys.key("rope.dimension_count"), rope.dims);
   rope.base = keys.positive("rope.freq_base", 10000);
+  KVANT_CHECK(rope.base > 1, ErrorCode::format, "{}: {} is {}, expected a number above 1", keys.file().path(),
+              keys.key("rope.freq_base"), rope.base);
   read_rope_scaling(keys, context, rope);
   read_frequency_factors(keys.file(), rope);
   return rope;
