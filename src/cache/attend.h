@@ -1,0 +1,82 @@
+#pragma once
+#include <cstddef>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "base/view.h"
+#include "cache/batch.h"
+#include "cache/side.h"
+
+namespace kvant::cache {
+
+/// Attention of a batch over one layer's pages.
+///
+/// Keys are taken in chunks of 512 tokens on a grid of absolute positions: within a chunk an online softmax runs page
+/// by page, and a query's chunks are then merged in order. Segments of a few tokens (decoding) spread their chunks over
+/// the threads, longer ones (prefill) their queries. Either way each query's sums have the same order, so its result
+/// has the same bits whatever the number of threads, the other rows of the batch and the chunks of the prefill.
+class Attend {
+ public:
+  struct Shape {
+    std::size_t kv_heads;
+    std::size_t group;  ///< query heads of each KV head
+    std::size_t head_dim;
+    float score_scale;
+  };
+  /// Holds the workspace for one new token in each of `sequences` sequences of up to `capacity` tokens; it grows when a
+  /// batch needs more.
+  Attend(const Shape& shape, ThreadPool& pool, const kernels::AttentionKernels& kernels, std::size_t sequences,
+         std::size_t capacity);
+
+  /// As KvCache::attend; the pages hold the batch's own tokens.
+  void operator()(const Side& keys, const Side& values, std::size_t layer, const Batch& batch, MatView<const float> q,
+                  MatView<float> out);
+
+  /// Bytes of scratch memory held at present.
+  std::size_t workspace_bytes() const noexcept;
+
+ private:
+  /// The queries of consecutive tokens of a segment that share a KV head: row r is head r % group of token r / group.
+  struct Tile {
+    const Segment* segment;
+    std::size_t kv_head;
+    std::size_t first, tokens;                                              ///< of the segment
+    std::size_t end() const { return segment->position + first + tokens; }  ///< tokens that the last one sees
+  };
+  /// A tile over all its chunks, or over one of them into the partial rows from `partial` on.
+  struct Task {
+    Tile tile;
+    bool split;
+    std::size_t chunk, partial;
+  };
+  /// What one thread works with: rows of one tile, one decoded page.
+  struct Scratch {
+    AlignedBuffer<float> q, part, total, logits, rescale, page;
+    AlignedBuffer<std::size_t> visible;
+    AlignedBuffer<kernels::SoftmaxState> part_states, total_states;
+  };
+  struct Call;
+
+  void plan(const Batch& batch);
+  void load_queries(const Call& call, const Tile& tile, float* q) const;
+  void attend_chunk(const Call& call, const Tile& tile, std::size_t chunk, Scratch& s, kernels::SoftmaxState* states,
+                    float* out) const;
+  void attend_page(const Call& call, const Tile& tile, std::size_t page, Scratch& s, kernels::SoftmaxState* states,
+                   float* out) const;
+  void attend_tile(const Call& call, const Tile& tile, Scratch& s) const;
+  void merge_partials(const Call& call, const Task& task, Scratch& s) const;
+  void finish(const Call& call, const Tile& tile, Scratch& s) const;
+
+  Shape shape_;
+  std::size_t dims_, tile_tokens_;
+  ThreadPool* pool_;
+  const kernels::AttentionKernels* kernels_;
+  const kernels::TypeKernels* decoded_;  ///< for pages that were decoded to f32
+  std::vector<Scratch> scratch_;         ///< of each thread
+  std::vector<Task> tasks_, merges_;     ///< of the current batch
+  AlignedBuffer<float> partial_;         ///< [rows][dims] of split tiles, a chunk's rows adjacent
+  AlignedBuffer<kernels::SoftmaxState> partial_states_;
+};
+
+}  // namespace kvant::cache

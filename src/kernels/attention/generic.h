@@ -1,0 +1,196 @@
+// The attention kernels over a tier's vectors. Included inside the namespace and target region of each tier, after
+// exp.h and decode.h.
+namespace {
+
+/// Rows that one register tile takes at most, and rows of each tile where there are more.
+constexpr std::size_t kMaxRows = F32::kAccumulators < 8 ? 2 : 8;
+constexpr std::size_t kTileRows = F32::kAccumulators < 8 ? 2 : 6;
+
+/// How many vectors (1, 2 or 4) each of `rows` rows may sum into so that all sums stay in registers.
+constexpr std::size_t tile_width(std::size_t rows) {
+  const std::size_t fit = F32::kAccumulators / rows;
+  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
+
+/// Calls the function of `table` for row counts up to kMaxRows as often as it takes to cover all rows.
+template <class Args, std::size_t n>
+void for_row_tiles(const std::array<void (*)(const Args&, std::size_t) noexcept, n>& table, const Args& args) noexcept {
+  std::size_t first = 0;
+  for (; args.rows - first > kMaxRows; first += kTileRows) table[kTileRows - 1](args, first);
+  table[args.rows - first - 1](args, first);
+}
+
+/// logits[r][t] = the sum of the lanes of sums[r][t]
+template <std::size_t rows, std::size_t tokens>
+void store_sums(const F32 (&sums)[rows][tokens], float* logits) noexcept {
+  constexpr std::size_t kStep = 4 / tokens;  // rows that one sum4 covers
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; r += kStep) {
+    float out[4];
+    const auto at = [&](std::size_t i) { return sums[std::min(r + i / tokens, rows - 1)][i % tokens]; };
+    sum4(at(0), at(1), at(2), at(3), out);
+    KVANT_UNROLL
+    for (std::size_t i = 0; i < 4; ++i) {
+      if (r + i / tokens < rows) logits[(r + i / tokens) * kPageTokens + i % tokens] = out[i];
+    }
+  }
+}
+
+template <TensorType type, std::size_t rows>
+void score_rows(const ScoreArgs& a, std::size_t first_row) noexcept {
+  constexpr std::size_t kTokens = tile_width(rows);
+  const std::size_t row_bytes = a.dims / kBlock * Block<type>::kBytes;
+  const float* q = a.q + first_row * a.dims;
+  float* logits = a.logits + first_row * kPageTokens;
+  for (std::size_t t0 = 0; t0 < a.tokens; t0 += kTokens) {
+    const std::byte* keys = a.keys + t0 * row_bytes;
+    F32 sums[rows][kTokens];
+    KVANT_UNROLL
+    for (std::size_t i = 0; i < rows * kTokens; ++i) sums[i / kTokens][i % kTokens] = zero();
+    for (std::size_t b = 0; b < a.dims / kBlock; ++b) {
+      KVANT_UNROLL
+      for (std::size_t c = 0; c < kBlock / kLanes; ++c) {
+        F32 k[kTokens];
+        KVANT_UNROLL
+        for (std::size_t t = 0; t < kTokens; ++t) {
+          k[t] = Block<type>(keys + t * row_bytes + b * Block<type>::kBytes).get(c);
+        }
+        KVANT_UNROLL
+        for (std::size_t r = 0; r < rows; ++r) {
+          const F32 x = load(q + r * a.dims + b * kBlock + c * kLanes);
+          KVANT_UNROLL
+          for (std::size_t t = 0; t < kTokens; ++t) sums[r][t] = fma(x, k[t], sums[r][t]);
+        }
+      }
+    }
+    store_sums<rows, kTokens>(sums, logits + t0);
+  }
+}
+
+/// One tile of the mix: `width` vectors of the output from vector `c0` of block `b` on.
+template <TensorType type, std::size_t rows, std::size_t width>
+void mix_columns(const MixArgs& a, std::size_t first_row, std::size_t b, std::size_t c0) noexcept {
+  const std::size_t row_bytes = a.dims / kBlock * Block<type>::kBytes;
+  const float* weights = a.weights + first_row * kPageTokens;
+  float* out = a.out + first_row * a.dims + b * kBlock + c0 * kLanes;
+  F32 sums[rows][width];
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; ++r) {
+    const F32 rescale = broadcast(a.rescale[first_row + r]);
+    KVANT_UNROLL
+    for (std::size_t c = 0; c < width; ++c) sums[r][c] = load(out + r * a.dims + c * kLanes) * rescale;
+  }
+  const std::byte* values = a.values + b * Block<type>::kBytes;
+  for (std::size_t t = 0; t < a.tokens; ++t, values += row_bytes) {
+    const Block<type> block(values);
+    F32 v[width];
+    KVANT_UNROLL
+    for (std::size_t c = 0; c < width; ++c) v[c] = block.get(c0 + c);
+    KVANT_UNROLL
+    for (std::size_t r = 0; r < rows; ++r) {
+      const F32 w = broadcast(weights[r * kPageTokens + t]);
+      KVANT_UNROLL
+      for (std::size_t c = 0; c < width; ++c) sums[r][c] = fma(w, v[c], sums[r][c]);
+    }
+  }
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; ++r) {
+    KVANT_UNROLL
+    for (std::size_t c = 0; c < width; ++c) store(out + r * a.dims + c * kLanes, sums[r][c]);
+  }
+}
+
+template <TensorType type, std::size_t rows>
+void mix_rows(const MixArgs& a, std::size_t first_row) noexcept {
+  constexpr std::size_t kWidth = std::min(tile_width(rows), kBlock / kLanes);
+  for (std::size_t b = 0; b < a.dims / kBlock; ++b) {
+    for (std::size_t c = 0; c < kBlock / kLanes; c += kWidth) mix_columns<type, rows, kWidth>(a, first_row, b, c);
+  }
+}
+
+using RowCounts = std::make_index_sequence<kMaxRows>;
+
+template <TensorType type, std::size_t... i>
+void score_any(const ScoreArgs& a, std::index_sequence<i...>) noexcept {
+  for_row_tiles<ScoreArgs, kMaxRows>({score_rows<type, i + 1>...}, a);
+}
+template <TensorType type>
+void score(const ScoreArgs& a) noexcept {
+  score_any<type>(a, RowCounts{});
+}
+
+template <TensorType type, std::size_t... i>
+void mix_any(const MixArgs& a, std::index_sequence<i...>) noexcept {
+  for_row_tiles<MixArgs, kMaxRows>({mix_rows<type, i + 1>...}, a);
+}
+template <TensorType type>
+void mix(const MixArgs& a) noexcept {
+  mix_any<type>(a, RowCounts{});
+}
+
+float exp_of(float x) noexcept {
+  float lanes[kLanes];
+  store(lanes, exp(broadcast(x)));
+  return lanes[0];
+}
+
+void softmax(const SoftmaxArgs& a) noexcept {
+  const F32 scale = broadcast(a.scale);
+  for (std::size_t r = 0; r < a.rows; ++r) {
+    float* row = a.logits + r * kPageTokens;
+    SoftmaxState& state = a.states[r];
+    std::fill(row + a.visible[r], row + kPageTokens, -std::numeric_limits<float>::infinity());
+    F32 greatest = broadcast(-std::numeric_limits<float>::infinity());
+    for (std::size_t t = 0; t < kPageTokens; t += kLanes) greatest = max(greatest, load(row + t) * scale);
+    const float page_max = max(greatest);
+    if (a.visible[r] == 0) {  // nothing new; also keeps "minus infinity minus minus infinity" out of the exponential
+      std::fill(row, row + kPageTokens, 0.0F);
+      a.rescale[r] = 1;
+      continue;
+    }
+    const float new_max = std::max(state.max, page_max);
+    const F32 shift = broadcast(new_max);
+    F32 total = zero();
+    for (std::size_t t = 0; t < kPageTokens; t += kLanes) {
+      const F32 weight = exp(load(row + t) * scale - shift);
+      store(row + t, weight);
+      total = total + weight;
+    }
+    a.rescale[r] = exp_of(state.max - new_max);
+    state.sum = state.sum * a.rescale[r] + sum(total);
+    state.max = new_max;
+  }
+}
+
+void merge(SoftmaxState& total, float* total_out, const SoftmaxState& part, const float* part_out,
+           std::size_t dims) noexcept {
+  if (part.sum == 0) return;  // saw nothing: its maximum is minus infinity
+  if (total.sum == 0) {
+    total = part;
+    std::copy(part_out, part_out + dims, total_out);
+    return;
+  }
+  const float new_max = std::max(total.max, part.max);
+  const float keep = exp_of(total.max - new_max);
+  const float take = exp_of(part.max - new_max);
+  total.sum = total.sum * keep + part.sum * take;
+  total.max = new_max;
+  for (std::size_t i = 0; i < dims; i += kLanes) {
+    store(total_out + i, fma(load(part_out + i), broadcast(take), load(total_out + i) * broadcast(keep)));
+  }
+}
+
+template <TensorType type>
+constexpr TypeKernels kernels_of() {
+  return {type, decode<type>, score<type>, mix<type>};
+}
+
+}  // namespace
+
+const AttentionKernels kAttention{
+    {kernels_of<TensorType::f32>(), kernels_of<TensorType::f16>(), kernels_of<TensorType::bf16>(),
+     kernels_of<TensorType::q8_0>(), kernels_of<TensorType::q5_1>(), kernels_of<TensorType::q5_0>(),
+     kernels_of<TensorType::q4_1>(), kernels_of<TensorType::q4_0>()},
+    softmax,
+    merge,
+};
