@@ -1,0 +1,78 @@
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "codec/spec.h"
+#include "engine/engine.h"
+#include "tokenizer/chat_template.h"
+
+namespace kvant::app {
+
+/// Collects the text of a generation and passes it on as it comes, whole characters at a time.
+class TextStream {
+ public:
+  /// on_text may be empty.
+  TextStream(const tokenizer::Tokenizer& tokenizer, std::function<void(std::string_view)> on_text);
+  void push(engine::Token token) { emit(decoder_.push(token)); }
+  void finish() { emit(decoder_.finish()); }
+  const std::string& text() const { return text_; }
+
+ private:
+  void emit(const std::string& part);
+
+  tokenizer::StreamDecoder decoder_;
+  std::function<void(std::string_view)> on_text_;
+  std::string text_;
+};
+
+struct ChatSettings {
+  std::string system;  ///< empty: what the template says
+  std::size_t context = 0;
+  codec::CacheSpec k, v;
+  engine::Session::Options generation;  ///< its callbacks are set by Chat
+};
+
+/// A conversation. The cache keeps the history: each turn feeds only what is new.
+class Chat {
+ public:
+  /// Throws as ChatTemplate::from does.
+  Chat(engine::Engine& engine, ChatSettings settings);
+
+  struct Turn {
+    engine::GenerateResult result;
+    bool fits = true;  ///< false: the message did not fit the context and nothing was done
+  };
+  /// Answers a message, passing the text on as it comes.
+  Turn say(std::string_view message, const std::function<void(std::string_view)>& on_text);
+  /// Forgets the conversation.
+  void reset();
+
+  std::size_t turns() const { return history_.size() / 2; }
+  std::size_t tokens() const { return session_ ? session_->tokens().size() : 0; }
+  /// Empty before the first turn.
+  const engine::Session* session() const { return session_ ? &*session_ : nullptr; }
+
+ private:
+  void start_session();
+
+  engine::Engine& engine_;
+  ChatSettings settings_;
+  tokenizer::ChatTemplate template_;
+  std::vector<tokenizer::Message> history_;  ///< user and assistant in turn
+  std::optional<engine::Session> session_;
+  std::string in_cache_;  ///< the rendered text that the session holds
+};
+
+/// The ids of a conversation's text that ends where the assistant's answer begins.
+std::vector<engine::Token> chat_prompt(const engine::Engine& engine, const std::string& system,
+                                       const std::string& message);
+
+/// Reads messages from standard input, one a line, and answers each on standard output until its end or "/exit".
+/// Ctrl-C stops an answer; twice at the prompt it ends the chat.
+void run_chat(engine::Engine& engine, const ChatSettings& settings);
+
+}  // namespace kvant::app

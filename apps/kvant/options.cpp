@@ -1,0 +1,101 @@
+#include "options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "base/file_io.h"
+#include "base/utf8.h"
+#include "terminal.h"
+
+namespace kvant::app {
+namespace {
+
+codec::CacheSpec parse_spec(std::string_view option, const std::string& text) {
+  try {
+    return codec::parse_cache_spec(text);
+  } catch (const Error& e) {
+    throw Error(e.code(), fmt::format("{}: {}", option, e.what()));
+  }
+}
+
+}  // namespace
+
+engine::Engine ModelOptions::open() const {
+  engine::Engine::Options options;
+  options.threads = threads;
+  options.isa = active_isa();
+  options.precision = precision == "fast" ? kernels::Precision::fast : kernels::Precision::reference;
+  return engine::Engine(model, options);
+}
+
+void add_model_options(CLI::App& command, ModelOptions& options, std::string_view default_precision) {
+  options.precision = default_precision;
+  command.add_option("-m,--model", options.model, "Model, a GGUF file")->required()->type_name("FILE");
+  command.add_option("-t,--threads", options.threads, "Threads (default: all processors)")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+  command
+      .add_option("--precision", options.precision,
+                  "fast: on the quantized weights; reference: f32 throughout (default: " + options.precision + ")")
+      ->check(CLI::IsMember({"reference", "fast"}))
+      ->type_name("WHICH");
+}
+
+codec::CacheSpec CacheOptions::k_spec() const { return parse_spec("--cache-k", k); }
+codec::CacheSpec CacheOptions::v_spec() const { return parse_spec("--cache-v", v); }
+
+void add_cache_options(CLI::App& command, CacheOptions& options) {
+  const std::string types = "f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0, or rot- before a q type (default: f16)";
+  command.add_option("--cache-k", options.k, "How keys are stored: " + types)->type_name("TYPE")->group("Cache");
+  command.add_option("--cache-v", options.v, "How values are stored, likewise")->type_name("TYPE")->group("Cache");
+}
+
+std::string TextOptions::source() const {
+  if (!has_file) return "-p";
+  return file == "-" ? "standard input" : file;
+}
+
+std::string TextOptions::read() const {
+  std::string text = has_file ? read_text(file) : prompt;
+  KVANT_CHECK(!text.empty(), ErrorCode::invalid_argument, "{}: the text is empty", source());
+  if (!is_valid_utf8(text)) {
+    std::size_t at = 0;
+    while (const std::size_t n = utf8_sequence_length(std::string_view(text).substr(at))) at += n;
+    fail(ErrorCode::invalid_argument, "{}: byte {} (0x{:02x}) is not valid UTF-8", source(), at,
+         static_cast<unsigned char>(text[at]));
+  }
+  return text;
+}
+
+void add_text_options(CLI::App& command, TextOptions& options) {
+  CLI::Option* prompt = command.add_option("-p,--prompt", options.prompt, "Text")->type_name("TEXT");
+  CLI::Option* file =
+      command.add_option("-f,--file", options.file, "Text file; - is standard input")->type_name("FILE");
+  prompt->each([&options](const std::string&) { options.has_prompt = true; })->excludes(file);
+  file->each([&options](const std::string&) { options.has_file = true; });
+}
+
+std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text, bool parse_special,
+                                       std::string_view source) {
+  try {
+    std::vector<engine::Token> tokens = tokenizer.encode(text, parse_special);
+    const bool starts_with_bos = !tokens.empty() && tokens.front() == tokenizer.bos();
+    if (tokenizer.add_bos() && tokenizer.bos() >= 0 && !starts_with_bos) tokens.insert(tokens.begin(), tokenizer.bos());
+    return tokens;
+  } catch (const Error& e) {
+    throw Error(e.code(), fmt::format("{}: {}", source, e.what()));
+  }
+}
+
+std::string describe(const codec::CacheSpec& k, const codec::CacheSpec& v, const cache::CacheUsage& usage) {
+  return fmt::format("k {} v {}, {:.2f} and {:.2f} bits per value, {}", codec::to_string(k), codec::to_string(v),
+                     usage.k_bpv, usage.v_bpv, format_bytes(static_cast<double>(usage.bytes())));
+}
+
+CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      const std::string& example) {
+  CLI::App* command = app.add_subcommand(name, description);
+  command->footer(example);
+  return *command;
+}
+
+}  // namespace kvant::app

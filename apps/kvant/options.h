@@ -1,0 +1,79 @@
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "codec/spec.h"
+#include "engine/engine.h"
+
+namespace CLI {
+class App;
+}
+
+namespace kvant::app {
+
+/// A command line that makes no sense: exit status 2.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// A subcommand as main() needs it.
+struct Command {
+  const CLI::App* parser;
+  std::function<void()> run;
+};
+
+// One of these for each file of a subcommand: declares its options and returns what runs it.
+Command add_run(CLI::App& app);
+Command add_tokenize(CLI::App& app);
+Command add_inspect(CLI::App& app);
+Command add_perplexity(CLI::App& app);
+Command add_bench(CLI::App& app);
+
+/// -m -t --precision
+struct ModelOptions {
+  std::string model;
+  int threads = 0;  ///< 0: all processors
+  std::string precision;
+
+  engine::Engine open() const;
+};
+void add_model_options(CLI::App& command, ModelOptions& options, std::string_view default_precision);
+
+/// --cache-k --cache-v
+struct CacheOptions {
+  std::string k = "f16", v = "f16";
+
+  codec::CacheSpec k_spec() const;
+  codec::CacheSpec v_spec() const;
+};
+void add_cache_options(CLI::App& command, CacheOptions& options);
+
+/// -p TEXT and -f FILE, of which at most one is given.
+struct TextOptions {
+  std::string prompt, file;
+  bool has_prompt = false, has_file = false;
+
+  bool given() const { return has_prompt || has_file; }
+  /// The source as errors name it: the file's path or "-p".
+  std::string source() const;
+  /// The text. Throws when it is empty or no valid UTF-8.
+  std::string read() const;
+};
+void add_text_options(CLI::App& command, TextOptions& options);
+
+/// The ids of a text, with BOS in front where the vocabulary asks for it. `source` names the text in errors.
+std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text, bool parse_special,
+                                       std::string_view source);
+
+/// "k f16 v q8_0, 16.00 and 8.50 bits per value, 3.1 MiB"
+std::string describe(const codec::CacheSpec& k, const codec::CacheSpec& v, const cache::CacheUsage& usage);
+
+/// Declares a subcommand whose --help ends with `example`.
+CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      const std::string& example);
+
+}  // namespace kvant::app
