@@ -2,47 +2,160 @@
 
 #include <algorithm>
 
+#include "base/checked.h"
+#include "base/error.h"
 #include "gguf/blocks.h"
 
 namespace kvant::kernels {
 namespace {
 
-constexpr std::size_t kLanes = 16;
-constexpr std::size_t kTaskRows = 16;
+constexpr std::size_t kTaskBytes = 128 * 1024;  // weights of a decode task: long enough for a sequential stream
+constexpr std::size_t kDecodeValues = 256;      // values of a row decoded at a time: 16 rows of them fit the L1 cache
+constexpr std::size_t kPrepareRows = 4;         // activation rows converted by one task
 
-float dot(const float* a, const float* b, std::size_t n) noexcept {
-  float sums[kLanes] = {};
-  std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+bool is_float(gguf::TensorType type) { return gguf::info(type).block_values == 1; }
+
+void decode_values(gguf::TensorType type, DecodeValues kernel, const std::byte* data, std::size_t values, float* out) {
+  if (kernel != nullptr) {
+    kernel(data, values, out);
+  } else {
+    gguf::dequantize(type, data, {out, values});
   }
-  for (std::size_t lane = 0; i < n; ++i, ++lane) sums[lane] += a[i] * b[i];
-  for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
-    for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-  }
-  return sums[0];
 }
 
 }  // namespace
 
-Matmul::Matmul(Isa isa, Precision precision) : isa_(isa), precision_(precision) {}
+/// Parts of the buffer in use during a call.
+struct Matmul::Workspace {
+  ActivationBlock* blocks = nullptr;  // x as int8
+  Bf16* converted = nullptr;          // x as bf16, rows `stride` apart
+  std::size_t stride = 0;
+  std::byte* panels = nullptr;  // for each thread decoded rows and a panel
+  std::size_t panel_bytes = 0;
+};
 
-void Matmul::operator()(ThreadPool& pool, MatView<const float> x, std::span<const Product> products) {
-  const std::size_t needed = static_cast<std::size_t>(pool.threads()) * x.cols * sizeof(float);
-  if (workspace_.size() < needed) workspace_ = AlignedBuffer<std::byte>(needed);
-  auto* scratch = reinterpret_cast<float*>(workspace_.data());
-  for (const Product& p : products) {
-    pool.for_ranges(p.weights.rows, kTaskRows, [&](std::size_t begin, std::size_t end, int thread) {
-      float* row = scratch + static_cast<std::size_t>(thread) * x.cols;
-      for (std::size_t o = begin; o < end; ++o) {
-        decode_row(p.weights, o, row);
-        for (std::size_t r = 0; r < x.rows; ++r) p.y.data[r * p.y.stride + o] = dot(x.row(r).data(), row, x.cols);
-      }
-    });
+Matmul::Matmul(Isa isa, Precision precision)
+    : tile_(&find_tile(isa, precision == Precision::fast)),
+      quantize_(pick(quantize_activations_kernels(), isa).function) {
+  for (const gguf::TypeInfo& type : gguf::all_types()) {
+    Kernels& k = kernels_[static_cast<std::size_t>(type.type)];
+    if (precision == Precision::fast) k.gemv = find(gemv_kernels(), type.type, isa);
+    k.decode = find(decode_kernels(), type.type, isa);
   }
 }
 
-std::size_t Matmul::workspace_bytes() const noexcept { return workspace_.size_bytes(); }
+void Matmul::operator()(ThreadPool& pool, MatView<const float> x, std::span<const Product> products) {
+  if (x.rows == 0) return;
+  for (const Product& p : products) {
+    KVANT_ASSERT(p.weights.cols == x.cols && p.y.rows == x.rows && p.y.cols == p.weights.rows);
+  }
+  plan(x.rows, products);
+  const Workspace workspace = prepare(pool, x);
+  pool.run(tasks_.size(), [&](std::size_t i, int thread) {
+    if (tasks_[i].direct) {
+      run_direct(tasks_[i], x, workspace);
+    } else {
+      run_tiles(tasks_[i], x, workspace, thread);
+    }
+  });
+}
+
+/// Cuts the products into tasks that do not depend on the number of threads.
+void Matmul::plan(std::size_t rows, std::span<const Product> products) {
+  tasks_.clear();
+  for (const Product& p : products) {
+    const bool direct = rows <= kDecodeRows && kernels(p.weights.type).gemv != nullptr;
+    const std::size_t row_bytes = gguf::row_bytes(p.weights.type, p.weights.cols);
+    const std::size_t step =
+        direct ? std::max<std::size_t>(1, kTaskBytes / std::max<std::size_t>(1, row_bytes)) : tile_->columns;
+    for (std::size_t begin = 0; begin < p.weights.rows; begin += step) {
+      tasks_.push_back({&p, begin, std::min(begin + step, p.weights.rows), direct});
+    }
+  }
+}
+
+/// Lays out the buffer and converts x as the tasks need it.
+Matmul::Workspace Matmul::prepare(ThreadPool& pool, MatView<const float> x) {
+  bool int8 = false, tiles = false;
+  for (const Task& t : tasks_) {
+    int8 = int8 || (t.direct && !is_float(t.product->weights.type));
+    tiles = tiles || !t.direct;
+  }
+  const bool bf16 = tiles && tile_->bf16;
+  Workspace w;
+  w.stride = bf16 ? round_up(x.cols, 32) : x.stride;
+  w.panel_bytes = Tile::kUnit * kDecodeValues * sizeof(float) + tile_->columns * tile_->depth * tile_->element_bytes();
+  const std::size_t block_bytes = int8 ? x.rows * activation_blocks(x.cols) * sizeof(ActivationBlock) : 0;
+  const std::size_t converted_bytes = bf16 ? round_up(x.rows * w.stride * sizeof(Bf16), 64) : 0;
+  const std::size_t panels_bytes = tiles ? static_cast<std::size_t>(pool.threads()) * w.panel_bytes : 0;
+  const std::size_t needed = block_bytes + converted_bytes + panels_bytes;
+  if (buffer_.size() < needed) buffer_ = AlignedBuffer<std::byte>(needed);
+  w.blocks = reinterpret_cast<ActivationBlock*>(buffer_.data());
+  w.converted = reinterpret_cast<Bf16*>(buffer_.data() + block_bytes);
+  w.panels = buffer_.data() + block_bytes + converted_bytes;
+  if (!int8 && !bf16) return w;
+  pool.for_ranges(x.rows, kPrepareRows, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t r = begin; r < end; ++r) {
+      const float* row = x.data + r * x.stride;
+      if (int8) quantize_(row, x.cols, w.blocks + r * activation_blocks(x.cols));
+      if (bf16) tile_->convert(row, x.cols, w.converted + r * w.stride);
+    }
+  });
+  return w;
+}
+
+void Matmul::run_direct(const Task& task, MatView<const float> x, const Workspace& workspace) const {
+  const WeightView& w = task.product->weights;
+  const MatView<float>& y = task.product->y;
+  kernels(w.type).gemv({.weights = w.data + task.begin * gguf::row_bytes(w.type, w.cols),
+                        .rows = task.end - task.begin,
+                        .cols = w.cols,
+                        .x = x,
+                        .blocks = workspace.blocks,
+                        .y = y.data + task.begin,
+                        .y_stride = y.stride});
+}
+
+/// One panel of weight rows: decoded piece by piece along the columns, each piece used for all rows of x.
+void Matmul::run_tiles(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const {
+  const WeightView& w = task.product->weights;
+  const MatView<float>& y = task.product->y;
+  auto* rows = reinterpret_cast<float*>(workspace.panels + static_cast<std::size_t>(thread) * workspace.panel_bytes);
+  float* panel = rows + Tile::kUnit * kDecodeValues;
+  const std::size_t row_bytes = gguf::row_bytes(w.type, w.cols);
+  const DecodeValues decode = kernels(w.type).decode;
+  if (x.cols == 0) {
+    for (std::size_t r = 0; r < y.rows; ++r)
+      std::fill_n(y.data + r * y.stride + task.begin, task.end - task.begin, 0.0f);
+  }
+  for (std::size_t first = 0; first < x.cols; first += tile_->depth) {
+    const std::size_t depth = std::min(tile_->depth, x.cols - first);
+    for (std::size_t unit = 0; unit < task.end - task.begin; unit += Tile::kUnit) {
+      const std::size_t present = std::min(Tile::kUnit, task.end - task.begin - unit);
+      std::fill(rows + present * kDecodeValues, rows + Tile::kUnit * kDecodeValues, 0.0f);
+      for (std::size_t k = 0; k < depth; k += kDecodeValues) {
+        const std::size_t values = std::min(kDecodeValues, depth - k);
+        const std::byte* data = w.data + (task.begin + unit) * row_bytes + gguf::row_bytes(w.type, first + k);
+        for (std::size_t i = 0; i < present; ++i) {
+          decode_values(w.type, decode, data + i * row_bytes, values, rows + i * kDecodeValues);
+        }
+        tile_->pack(rows, kDecodeValues, values, unit, panel + tile_->dwords(k));
+      }
+    }
+    const void* operand = tile_->bf16 ? static_cast<const void*>(workspace.converted + first) : x.data + first;
+    tile_->multiply({.x = operand,
+                     .x_stride = workspace.stride,
+                     .rows = x.rows,
+                     .panel = panel,
+                     .depth = depth,
+                     .y = y.data + task.begin,
+                     .y_stride = y.stride,
+                     .columns = task.end - task.begin,
+                     .accumulate = first != 0});
+  }
+}
+
+std::size_t Matmul::workspace_bytes() const noexcept { return buffer_.size_bytes(); }
 
 void decode_row(const WeightView& weights, std::size_t row, float* out) {
   const std::size_t bytes = gguf::row_bytes(weights.type, weights.cols);

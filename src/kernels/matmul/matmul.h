@@ -1,12 +1,15 @@
 #pragma once
+#include <array>
 #include <cstddef>
 #include <span>
+#include <vector>
 
 #include "base/aligned_buffer.h"
 #include "base/cpu.h"
 #include "base/thread_pool.h"
 #include "base/view.h"
 #include "gguf/types.h"
+#include "kernels/matmul/kernels.h"
 
 namespace kvant::kernels {
 
@@ -46,9 +49,29 @@ class Matmul {
   std::size_t workspace_bytes() const noexcept;
 
  private:
-  Isa isa_;
-  Precision precision_;
-  AlignedBuffer<std::byte> workspace_;
+  /// Rows [begin, end) of a product's weights.
+  struct Task {
+    const Product* product;
+    std::size_t begin, end;
+    bool direct;  // by the type's decode kernel, not by tiles
+  };
+  struct Kernels {
+    Gemv gemv = nullptr;            // null: tiles
+    DecodeValues decode = nullptr;  // null: gguf::dequantize
+  };
+  struct Workspace;
+
+  const Kernels& kernels(gguf::TensorType type) const { return kernels_[static_cast<std::size_t>(type)]; }
+  void plan(std::size_t rows, std::span<const Product> products);
+  Workspace prepare(ThreadPool& pool, MatView<const float> x);
+  void run_direct(const Task& task, MatView<const float> x, const Workspace& workspace) const;
+  void run_tiles(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const;
+
+  std::array<Kernels, 32> kernels_;  // by tensor type
+  const Tile* tile_;
+  QuantizeActivations quantize_;
+  std::vector<Task> tasks_;  // of the current call
+  AlignedBuffer<std::byte> buffer_;
 };
 
 /// Decodes row `row` of a weight matrix into out[0, cols): embedding lookup.

@@ -1,0 +1,66 @@
+#include "kernels/matmul/kernels.h"
+
+#include "kernels/simd/target.h"
+
+namespace kvant::kernels {
+
+#define KVANT_GEMV(tier, type)                \
+  namespace tier {                            \
+  void gemv_##type(const GemvArgs&) noexcept; \
+  }
+#define KVANT_DECODE(tier, type)                                      \
+  namespace tier {                                                    \
+  void decode_##type(const std::byte*, std::size_t, float*) noexcept; \
+  }
+#define KVANT_TILE(tier, tile) \
+  namespace tier {             \
+  extern const Tile tile;      \
+  }
+#include "kernels/matmul/kernels.inc"
+#undef KVANT_GEMV
+#undef KVANT_DECODE
+#undef KVANT_TILE
+
+std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept {
+  static constexpr WeightKernel<Gemv> kList[] = {
+#define KVANT_GEMV(tier, type) {{"gemv/" #type "/" #tier, Isa::tier, tier::gemv_##type}, gguf::TensorType::type},
+#define KVANT_DECODE(tier, type)
+#define KVANT_TILE(tier, tile)
+#include "kernels/matmul/kernels.inc"
+#undef KVANT_GEMV
+#undef KVANT_DECODE
+  };
+  return kList;
+}
+
+std::span<const WeightKernel<DecodeValues>> decode_kernels() noexcept {
+  static constexpr WeightKernel<DecodeValues> kList[] = {
+#define KVANT_GEMV(tier, type)
+#define KVANT_DECODE(tier, type) {{"decode/" #type "/" #tier, Isa::tier, tier::decode_##type}, gguf::TensorType::type},
+#include "kernels/matmul/kernels.inc"
+#undef KVANT_DECODE
+#undef KVANT_TILE
+  };
+  return kList;
+}
+
+std::span<const Implementation<const Tile*>> tiles() noexcept {
+  static constexpr Implementation<const Tile*> kList[] = {
+#define KVANT_DECODE(tier, type)
+#define KVANT_TILE(tier, tile) {#tile "/" #tier, Isa::tier, &tier::tile},
+#include "kernels/matmul/kernels.inc"
+#undef KVANT_GEMV
+#undef KVANT_DECODE
+#undef KVANT_TILE
+  };
+  return kList;
+}
+
+const Tile& find_tile(Isa isa, bool bf16) noexcept {
+  for (const auto& i : tiles()) {
+    if (includes(isa, i.isa) && (!i.function->bf16 || (bf16 && has_avx512_bf16()))) return *i.function;
+  }
+  return scalar::f32_tile;
+}
+
+}  // namespace kvant::kernels

@@ -1,0 +1,91 @@
+#pragma once
+#include <cstddef>
+#include <span>
+
+#include "base/half.h"
+#include "base/view.h"
+#include "gguf/types.h"
+#include "kernels/matmul/activations.h"
+#include "kernels/registry.h"
+
+/// The parts of a weight product: decode kernels (few activation rows, weights read once), row decoders and tiles (many
+/// rows). All are noexcept, allocate nothing, and read no byte behind the last block of the last row.
+namespace kvant::kernels {
+
+/// A kernel for one weight type.
+template <class Function>
+struct WeightKernel : Implementation<Function> {
+  gguf::TensorType type;
+};
+
+/// The most capable kernel of a type that may run where `isa` was chosen, or null.
+template <class Function>
+Function find(std::span<const WeightKernel<Function>> list, gguf::TensorType type, Isa isa) noexcept {
+  for (const auto& kernel : list) {
+    if (kernel.type == type && includes(isa, kernel.isa)) return kernel.function;
+  }
+  return nullptr;
+}
+
+/// Operands of a decode kernel.
+struct GemvArgs {
+  const std::byte* weights;  ///< `rows` adjacent rows of `cols` values, any alignment
+  std::size_t rows, cols;
+  MatView<const float> x;         ///< [n, cols]: read for f32, f16 and bf16 weights
+  const ActivationBlock* blocks;  ///< [n, activation_blocks(cols)], the same as int8: read for all other types
+  float* y;                       ///< y[r * y_stride + o], overwritten
+  std::size_t y_stride;
+};
+
+/// y[r][o] = sum_i x[r][i] * W[o][i] for o < rows, straight on the blocks. Row r's result does not depend on the other
+/// rows of x.
+/// Numerics: int8 activations: exact integer sums of products, one f32 scale for each 8 (k-quants of 16: 4) of them.
+using Gemv = void (*)(const GemvArgs&) noexcept;
+
+/// All decode kernels; a tier without one for a type uses the tiles.
+std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept;
+
+/// out[0, values) = the values of `data`; the same bits as gguf::dequantize. `values` is a multiple of the type's
+/// block.
+using DecodeValues = void (*)(const std::byte* data, std::size_t values, float* out) noexcept;
+/// All row decoders; gguf::dequantize does what is missing.
+std::span<const WeightKernel<DecodeValues>> decode_kernels() noexcept;
+
+/// Operands of a tile product.
+struct TileArgs {
+  const void* x;  ///< [rows, depth] of the tile's element type
+  std::size_t x_stride, rows;
+  const void* panel;  ///< [depth, columns], packed
+  std::size_t depth;
+  float* y;  ///< y[r * y_stride + c]
+  std::size_t y_stride;
+  std::size_t columns;  ///< of y that are written, <= Tile::columns
+  bool accumulate;      ///< add to y instead of overwriting it
+};
+
+/// y[r][c] (+)= sum_k x[r][k] * panel[k][c]: register tiles over a panel of decoded weight rows that stays in the L2
+/// cache. Each sum runs through k in order whatever the number of rows.
+struct Tile {
+  static constexpr std::size_t kUnit = 16;  ///< weight rows packed at a time
+
+  std::size_t columns;  ///< weight rows of a panel, a multiple of kUnit
+  std::size_t depth;    ///< values of a row in a panel at most, a multiple of 256
+  bool bf16;            ///< element type of x and panel: bf16 (depth even, padded with zeros) or f32
+
+  /// Packs kUnit rows, `stride` apart, as columns [first, first + kUnit) of a panel: `depth` values of each.
+  void (*pack)(const float* rows, std::size_t stride, std::size_t depth, std::size_t first, void* panel) noexcept;
+  void (*multiply)(const TileArgs&) noexcept;
+  /// Rounds activations to bf16, nearest even (null for f32): out[0, cols), and zeros up to a multiple of 16.
+  void (*convert)(const float* x, std::size_t cols, Bf16* out) noexcept;
+
+  std::size_t element_bytes() const noexcept { return bf16 ? sizeof(Bf16) : sizeof(float); }
+  /// Where values from depth k on lie in a panel, in floats: [depth, columns] with bf16 pairs as one dword.
+  std::size_t dwords(std::size_t k) const noexcept { return (bf16 ? k / 2 : k) * columns; }
+};
+
+/// All tiles: bf16 ones before the f32 one of their tier, which the scalar one ends.
+std::span<const Implementation<const Tile*>> tiles() noexcept;
+/// The most capable tile for `isa` on this processor; bf16 ones only when `bf16` is set.
+const Tile& find_tile(Isa isa, bool bf16) noexcept;
+
+}  // namespace kvant::kernels
