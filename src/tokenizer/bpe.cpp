@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "tokenizer/normalize.h"
+#include "tokenizer/word_cache.h"
 
 namespace kvant::tokenizer {
 namespace {
@@ -27,12 +28,6 @@ struct Candidate {
   bool operator>(const Candidate& other) const noexcept {
     return rank != other.rank ? rank > other.rank : left > other.left;
   }
-};
-
-/// A word met before in the same text: its ids stand in the output already.
-struct Seen {
-  std::string_view word;
-  std::size_t begin = 0, count = 0;
 };
 
 }  // namespace
@@ -77,8 +72,6 @@ MergeTable::Merge MergeTable::find(Token left, Token right) const noexcept {
 
 /// Memory that is used again for each word of a text.
 struct Bpe::Scratch {
-  explicit Scratch(std::size_t text_bytes) : seen(std::bit_ceil(std::clamp<std::size_t>(text_bytes / 8, 1, 1 << 14))) {}
-
   void push(const MergeTable& merges, std::int32_t left, std::int32_t right) {
     if (left < 0 || right < 0) return;
     const Token a = symbols[static_cast<std::size_t>(left)].token;
@@ -91,7 +84,6 @@ struct Bpe::Scratch {
 
   std::vector<Symbol> symbols;
   std::vector<Candidate> candidates;  // a heap, best on top
-  std::vector<Seen> seen;             // by hash of the word
 };
 
 Bpe::Bpe(const gguf::File& file, const Vocab& vocab, const PreTokenizer& pre, Token unknown)
@@ -100,17 +92,11 @@ Bpe::Bpe(const gguf::File& file, const Vocab& vocab, const PreTokenizer& pre, To
 void Bpe::encode(std::string_view text, std::vector<Token>& out) const {
   const std::string normal = pre_->nfc ? to_nfc(text) : std::string();
   if (pre_->nfc) text = normal;
-  Scratch scratch(text.size());
+  Scratch scratch;
+  WordCache cache(text.size());
   WordSplitter::Words words(splitter_, text);
   for (auto word = words.next(); !word.empty(); word = words.next()) {
-    Seen& seen = scratch.seen[std::hash<std::string_view>{}(word) & (scratch.seen.size() - 1)];
-    const std::size_t begin = out.size();
-    if (seen.word == word) {
-      for (std::size_t i = 0; i < seen.count; ++i) out.push_back(out[seen.begin + i]);
-    } else {
-      encode_word(word, scratch, out);
-      seen = {word, begin, out.size() - begin};
-    }
+    cache.append(word, out, [&] { encode_word(word, scratch, out); });
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
+#include "tokenizer/word_cache.h"
 
 namespace kvant::tokenizer {
 namespace {
@@ -26,10 +27,15 @@ struct Candidate {
   }
 };
 
-/// One text on its way from characters to tokens.
+/// One word at a time on its way from characters to tokens.
 class Merging {
  public:
-  Merging(std::string_view text, const Vocab& vocab) : vocab_(vocab) {
+  explicit Merging(const Vocab& vocab) : vocab_(vocab) {}
+
+  /// Merges the characters of `text`, which is not empty, as far as they go.
+  void run(std::string_view text) {
+    symbols_.clear();
+    candidates_.clear();
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t length = utf8_sequence_length(text.substr(at));
       const auto i = static_cast<std::int32_t>(symbols_.size());
@@ -37,11 +43,7 @@ class Merging {
       at += length;
     }
     symbols_.back().next = -1;
-    for (std::size_t i = 1; i < symbols_.size(); ++i)
-      push(static_cast<std::int32_t>(i) - 1, static_cast<std::int32_t>(i));
-  }
-
-  void run() {
+    for (std::int32_t i = 0; symbol(i).next >= 0; ++i) push(i, i + 1);
     while (!candidates_.empty()) {
       std::pop_heap(candidates_.begin(), candidates_.end());
       const Candidate best = candidates_.back();
@@ -59,6 +61,7 @@ class Merging {
     }
   }
 
+  /// Calls take(piece) for the pieces that run() arrived at.
   template <class Take>
   void for_each(const Take& take) {
     for (std::int32_t i = 0; i >= 0; i = symbol(i).next) take(symbol(i).text);
@@ -84,6 +87,17 @@ class Merging {
 
 }  // namespace
 
+SentencePiece::SentencePiece(const Vocab& vocab, bool space_prefix, Token unknown)
+    : vocab_(&vocab), space_prefix_(space_prefix), cuts_at_spaces_(true), unknown_(unknown) {
+  for (std::size_t i = 0; i < vocab.size(); ++i) {
+    const auto id = static_cast<Token>(i);
+    if (vocab.is_special(id)) continue;
+    const std::string_view text = vocab.bytes(id);
+    const std::size_t letter = text.find_first_not_of(' ');
+    if (text.find(' ', letter) != std::string_view::npos) cuts_at_spaces_ = false;
+  }
+}
+
 void SentencePiece::encode(std::string_view text, std::vector<Token>& out) const {
   // The vocabulary keeps its texts with spaces in place of U+2581, so text needs no such mark either.
   std::string prepared = space_prefix_ ? " " : "";
@@ -91,9 +105,7 @@ void SentencePiece::encode(std::string_view text, std::vector<Token>& out) const
   if (prepared.empty()) return;
   KVANT_CHECK(prepared.size() < std::size_t{1} << 31, ErrorCode::invalid_argument,
               "a text of {} bytes, at most 2^31 - 1", prepared.size());
-  Merging merging(prepared, *vocab_);
-  merging.run();
-  merging.for_each([&](std::string_view piece) {
+  const auto append_piece = [&](std::string_view piece) {
     if (const Token token = vocab_->find(piece); token >= 0) return out.push_back(token);
     for (const char c : piece) {
       const auto byte = static_cast<std::uint8_t>(c);
@@ -101,7 +113,19 @@ void SentencePiece::encode(std::string_view text, std::vector<Token>& out) const
       KVANT_CHECK(token >= 0, ErrorCode::invalid_argument, "the vocabulary has no token for byte 0x{:02x}", byte);
       out.push_back(token);
     }
-  });
+  };
+  Merging merging(*vocab_);
+  WordCache cache(prepared.size());
+  for (std::string_view rest = prepared; !rest.empty();) {
+    const std::size_t letter = rest.find_first_not_of(' ');
+    const std::size_t end = cuts_at_spaces_ ? rest.find(' ', letter) : std::string_view::npos;
+    const std::string_view word = rest.substr(0, end);
+    cache.append(word, out, [&] {
+      merging.run(word);
+      merging.for_each(append_piece);
+    });
+    rest.remove_prefix(word.size());
+  }
 }
 
 }  // namespace kvant::tokenizer

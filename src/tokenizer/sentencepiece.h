@@ -14,14 +14,14 @@ class SentencePiece : public TextEncoder {
  public:
   /// Keeps a reference to vocab. space_prefix: whether a text gets a space before it. unknown: id for bytes
   /// without a byte token, or -1.
-  SentencePiece(const Vocab& vocab, bool space_prefix, Token unknown)
-      : vocab_(&vocab), space_prefix_(space_prefix), unknown_(unknown) {}
+  SentencePiece(const Vocab& vocab, bool space_prefix, Token unknown);
   /// Throws invalid_argument when a byte has no token and there is no unknown token.
   void encode(std::string_view text, std::vector<Token>& out) const override;
 
  private:
   const Vocab* vocab_;
   bool space_prefix_;
+  bool cuts_at_spaces_;  // no token has a space behind another character: words can be encoded one by one
   Token unknown_;
 };
 
