@@ -51,23 +51,17 @@ MergeTable::MergeTable(const gguf::File& file, const Vocab& vocab) {
     const Token left = vocab.find(std::string_view(merged).substr(0, left_size));
     const Token right = vocab.find(std::string_view(merged).substr(left_size));
     const Token token = vocab.find(merged);
-    if (left < 0 || right < 0 || token < 0 || find(left, right).token >= 0) continue;
-    std::size_t at = first_slot(left, right);
-    while (slots_[at].left >= 0) at = (at + 1) & mask_;
-    slots_[at] = {left, right, {static_cast<std::uint32_t>(rank), token}};
+    if (left < 0 || right < 0 || token < 0) continue;
+    Slot& slot = slots_[slot_of(left, right)];
+    if (slot.left < 0) slot = {left, right, {static_cast<std::uint32_t>(rank), token}};
   }
 }
 
-std::size_t MergeTable::first_slot(Token left, Token right) const noexcept {
+std::size_t MergeTable::slot_of(Token left, Token right) const noexcept {
   const std::uint64_t key = std::uint64_t{static_cast<std::uint32_t>(left)} << 32 | static_cast<std::uint32_t>(right);
-  return static_cast<std::size_t>(key * 0x9e3779b97f4a7c15 >> 32) & mask_;  // 2^64 / golden ratio
-}
-
-MergeTable::Merge MergeTable::find(Token left, Token right) const noexcept {
-  for (std::size_t at = first_slot(left, right);; at = (at + 1) & mask_) {
-    const Slot& slot = slots_[at];
-    if (slot.left < 0 || (slot.left == left && slot.right == right)) return slot.merge;
-  }
+  std::size_t at = static_cast<std::size_t>(key * 0x9e3779b97f4a7c15 >> 32) & mask_;  // 2^64 / golden ratio
+  while (slots_[at].left >= 0 && (slots_[at].left != left || slots_[at].right != right)) at = (at + 1) & mask_;
+  return at;
 }
 
 /// Memory that is used again for each word of a text.

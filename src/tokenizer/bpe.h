@@ -21,14 +21,15 @@ class MergeTable {
     std::uint32_t rank;  ///< lower merges first
     Token token;         ///< what the pair becomes, -1 where the pair does not merge
   };
-  Merge find(Token left, Token right) const noexcept;
+  Merge find(Token left, Token right) const noexcept { return slots_[slot_of(left, right)].merge; }
 
  private:
   struct Slot {
     Token left = -1, right = -1;
     Merge merge{0, -1};
   };
-  std::size_t first_slot(Token left, Token right) const noexcept;
+  /// The slot that holds the pair, or the free one where it belongs.
+  std::size_t slot_of(Token left, Token right) const noexcept;
   std::vector<Slot> slots_;
   std::size_t mask_;
 };

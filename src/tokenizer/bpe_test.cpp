@@ -92,7 +92,7 @@ TEST(Bpe, Llama3TakesWholeWordsThatAreTokens) {
     return Tokenizer::from(vocab.file()).encode("abc");
   };
   EXPECT_EQ(ids("llama-bpe"), std::vector<Token>{257});
-  EXPECT_EQ(ids("qwen2"), (std::vector<Token>{256, 'c' - 33})) << "ids of 33..126 follow the 33 control bytes";
+  EXPECT_EQ(ids("qwen2"), (std::vector<Token>{256, 'c'}));
 }
 
 TEST(Bpe, FirstOfEqualMergesCounts) {
