@@ -8,15 +8,19 @@ namespace {
 constexpr int kGroups = 8;
 constexpr int kLanes = 32;
 
-struct ScaleMin {
-  int scale, min;
+/// Scale and min of a sub-block, d and dmin multiplied in.
+struct Affine {
+  float scale, min;
 };
 
-/// The 6-bit scale and min of sub-block s of q4_k and q5_k: whole in the low six bits of bytes s and s + 4 for s < 4;
-/// for s >= 4 the low four bits share byte s + 4 and the high two are the top bits of bytes s - 4 and s.
-ScaleMin scale_min(const std::uint8_t (&scales)[12], int s) {
-  if (s < 4) return {scales[s] & 63, scales[s + 4] & 63};
-  return {(scales[s + 4] & 15) | scales[s - 4] >> 6 << 4, scales[s + 4] >> 4 | scales[s] >> 6 << 4};
+/// Of sub-block s (32 values) of q4_k or q5_k. The 6-bit factors of s < 4 are the low six bits of bytes s and s + 4 of
+/// scales; for s >= 4 their low four bits share byte s + 4, and the top bits of bytes s - 4 and s are their high two.
+template <class Block>
+Affine affine(const Block& block, int s) {
+  const auto& bytes = block.scales;
+  const int scale = s < 4 ? bytes[s] & 63 : (bytes[s + 4] & 15) | bytes[s - 4] >> 6 << 4;
+  const int min = s < 4 ? bytes[s + 4] & 63 : bytes[s + 4] >> 4 | bytes[s] >> 6 << 4;
+  return {to_float(block.d) * static_cast<float>(scale), to_float(block.dmin) * static_cast<float>(min)};
 }
 
 /// The 6-bit scale of sub-block s of q3_k: low four bits in the low (s < 8) or high nibble of byte s % 8, high two at
@@ -38,11 +42,15 @@ int nibble(const std::uint8_t (&field)[128], int group, int lane) {
   return field[group / 2 * kLanes + lane] >> (group % 2 * 4) & 15;
 }
 
-/// Sets every value of a superblock to value(group, lane, sub-block of 16).
-template <class Decode>
-void for_values(float* out, Decode value) {
-  for (int group = 0; group < kGroups; ++group) {
-    for (int lane = 0; lane < kLanes; ++lane) out[group * kLanes + lane] = value(group, lane, group * 2 + lane / 16);
+/// Sets every value of a superblock to value(of(sub-block of 16), group, lane).
+template <class Of, class Value>
+void for_values(float* out, Of of, Value value) {
+  for (int sub = 0; sub < 2 * kGroups; ++sub) {
+    const auto coefficient = of(sub);
+    const int group = sub / 2;
+    for (int lane = sub % 2 * 16; lane < sub % 2 * 16 + 16; ++lane) {
+      out[group * kLanes + lane] = value(coefficient, group, lane);
+    }
   }
 }
 
@@ -51,61 +59,70 @@ void for_values(float* out, Decode value) {
 void decode(const BlockQ2_K& block, float* out) noexcept {
   const float d = to_float(block.d);
   const float dmin = to_float(block.dmin);
-  for_values(out, [&](int group, int lane, int sub) {
-    const auto scale = static_cast<float>(block.scales[sub] & 15);
-    const auto min = static_cast<float>(block.scales[sub] >> 4);
-    return d * scale * static_cast<float>(two_bits(block.qs, group, lane)) - dmin * min;
-  });
+  for_values(
+      out,
+      [&](int sub) {
+        return Affine{d * static_cast<float>(block.scales[sub] & 15),
+                      dmin * static_cast<float>(block.scales[sub] >> 4)};
+      },
+      [&](Affine of, int group, int lane) {
+        return of.scale * static_cast<float>(two_bits(block.qs, group, lane)) - of.min;
+      });
 }
 
 void decode(const BlockQ3_K& block, float* out) noexcept {
   const float d = to_float(block.d);
-  for_values(out, [&](int group, int lane, int sub) {
-    const auto scale = static_cast<float>(scale_q3(block.scales, sub) - 32);
-    const int high = block.hmask[lane] >> group & 1;
-    return d * scale * static_cast<float>((two_bits(block.qs, group, lane) | high << 2) - 4);
-  });
+  for_values(
+      out, [&](int sub) { return d * static_cast<float>(scale_q3(block.scales, sub) - 32); },
+      [&](float scale, int group, int lane) {
+        const int high = block.hmask[lane] >> group & 1;
+        return scale * static_cast<float>((two_bits(block.qs, group, lane) | high << 2) - 4);
+      });
 }
 
 void decode(const BlockQ4_K& block, float* out) noexcept {
-  const float d = to_float(block.d);
-  const float dmin = to_float(block.dmin);
-  for_values(out, [&](int group, int lane, int) {
-    const auto [scale, min] = scale_min(block.scales, group);
-    const int q = nibble(block.qs, group, lane);
-    return d * static_cast<float>(scale) * static_cast<float>(q) - dmin * static_cast<float>(min);
-  });
+  for_values(
+      out, [&](int sub) { return affine(block, sub / 2); },
+      [&](Affine of, int group, int lane) {
+        return of.scale * static_cast<float>(nibble(block.qs, group, lane)) - of.min;
+      });
 }
 
 void decode(const BlockQ5_K& block, float* out) noexcept {
-  const float d = to_float(block.d);
-  const float dmin = to_float(block.dmin);
-  for_values(out, [&](int group, int lane, int) {
-    const auto [scale, min] = scale_min(block.scales, group);
-    const int q = nibble(block.qs, group, lane) | (block.qh[lane] >> group & 1) << 4;
-    return d * static_cast<float>(scale) * static_cast<float>(q) - dmin * static_cast<float>(min);
-  });
+  for_values(
+      out, [&](int sub) { return affine(block, sub / 2); },
+      [&](Affine of, int group, int lane) {
+        const int q = nibble(block.qs, group, lane) | (block.qh[lane] >> group & 1) << 4;
+        return of.scale * static_cast<float>(q) - of.min;
+      });
 }
 
 void decode(const BlockQ6_K& block, float* out) noexcept {
   const float d = to_float(block.d);
-  for_values(out, [&](int group, int lane, int sub) {
-    // Of each half's four groups the first two are the low nibbles of its 64 bytes of ql, the others the high ones.
-    const int byte = group / 4 * 64 + group % 2 * kLanes + lane;
-    const int low = block.ql[byte] >> (group % 4 / 2 * 4) & 15;
-    const int q = low | two_bits(block.qh, group, lane) << 4;
-    return d * static_cast<float>(block.scales[sub]) * static_cast<float>(q - 32);
-  });
+  for_values(
+      out, [&](int sub) { return d * static_cast<float>(block.scales[sub]); },
+      [&](float scale, int group, int lane) {
+        // Of each half's four groups the first two are the low nibbles of its 64 bytes of ql, the others the high ones.
+        const int byte = group / 4 * 64 + group % 2 * kLanes + lane;
+        const int low = block.ql[byte] >> (group % 4 / 2 * 4) & 15;
+        const int q = low | two_bits(block.qh, group, lane) << 4;
+        return scale * static_cast<float>(q - 32);
+      });
 }
 
 void decode(const BlockIQ4_XS& block, float* out) noexcept {
   const float d = to_float(block.d);
-  for_values(out, [&](int group, int lane, int) {
-    const int low = block.scales_l[group / 2] >> (group % 2 * 4) & 15;
-    const int scale = (low | (block.scales_h >> (group * 2) & 3) << 4) - 32;
-    const int q = block.qs[group * 16 + lane % 16] >> (lane / 16 * 4) & 15;
-    return d * static_cast<float>(scale) * static_cast<float>(kIq4Levels[q]);
-  });
+  for_values(
+      out,
+      [&](int sub) {
+        const int group = sub / 2;
+        const int low = block.scales_l[group / 2] >> (group % 2 * 4) & 15;
+        return d * static_cast<float>((low | (block.scales_h >> (group * 2) & 3) << 4) - 32);
+      },
+      [&](float scale, int group, int lane) {
+        const int q = block.qs[group * 16 + lane % 16] >> (lane / 16 * 4) & 15;
+        return scale * static_cast<float>(kIq4Levels[q]);
+      });
 }
 
 }  // namespace kvant::gguf

@@ -14,6 +14,13 @@ namespace {
 /// no finite inverse. Such a block's scale or value is zero, infinite or NaN whatever its codes are.
 int code(float v) { return std::abs(v) < 128.0f ? static_cast<int>(v) : 0; }
 
+/// v rounded half away from zero, or 0 as in code().
+int rounded(float v) {
+  const int whole = code(v);
+  const float rest = v - static_cast<float>(whole);
+  return std::abs(rest) < 1.0f ? whole + (rest >= 0.5f) - (rest <= -0.5f) : 0;
+}
+
 float inverse(float d) { return d != 0 ? 1.0f / d : 0.0f; }
 
 /// The value of largest magnitude, sign kept; the first of several, 0 when all are NaN.
@@ -92,7 +99,7 @@ void encode(const float* x, BlockQ8_0& block) {
   const float d = std::abs(extreme(x)) / 127.0f;
   const float id = inverse(d);
   block.d = to_f16(d);
-  for (std::size_t i = 0; i < kBlock; ++i) block.qs[i] = static_cast<std::int8_t>(code(std::round(x[i] * id)));
+  for (std::size_t i = 0; i < kBlock; ++i) block.qs[i] = static_cast<std::int8_t>(rounded(x[i] * id));
 }
 
 template <class Block>
