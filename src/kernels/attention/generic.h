@@ -1,5 +1,6 @@
-// The attention kernels over a tier's vectors. Included inside the namespace and target region of each tier, after
-// exp.h and decode.h.
+// The attention kernels over a tier's vectors. Included inside the namespace and target region of each tier.
+#include "kernels/attention/decode.h"
+
 namespace {
 
 /// Rows that one register tile takes at most, and rows of each tile where there are more.
@@ -187,7 +188,7 @@ constexpr TypeKernels kernels_of() {
 
 }  // namespace
 
-const AttentionKernels kAttention{
+constinit const AttentionKernels kAttention{
     {kernels_of<TensorType::f32>(), kernels_of<TensorType::f16>(), kernels_of<TensorType::bf16>(),
      kernels_of<TensorType::q8_0>(), kernels_of<TensorType::q5_1>(), kernels_of<TensorType::q5_0>(),
      kernels_of<TensorType::q4_1>(), kernels_of<TensorType::q4_0>()},

@@ -7,9 +7,5 @@
 
 namespace kvant::kernels::scalar {
 extern const AttentionKernels kAttention;
-#include "kernels/simd/exp.h"
-//
-#include "kernels/attention/decode.h"
-//
 #include "kernels/attention/generic.h"
 }  // namespace kvant::kernels::scalar

@@ -50,4 +50,4 @@ void silu_mul(const float* gate, const float* up, std::size_t n, float* out) noe
 
 }  // namespace
 
-const Elementwise kElementwise{rms_norm, add, silu_mul};
+constinit const Elementwise kElementwise{rms_norm, add, silu_mul};

@@ -5,7 +5,5 @@
 
 namespace kvant::kernels::scalar {
 extern const Elementwise kElementwise;
-#include "kernels/simd/exp.h"
-//
 #include "kernels/elementwise/generic.h"
 }  // namespace kvant::kernels::scalar

@@ -4,7 +4,7 @@
 /// exp(-infinity) = 0; NaN stays). x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts: Cody and Waite, "Software
 /// Manual for the Elementary Functions", 1980), e^r by its series to degree 7, 2^n as two factors so that neither
 /// overflows.
-[[maybe_unused]] inline F32 exp(F32 x) {
+inline F32 exp(F32 x) {
   x = max(broadcast(-104.0F), min(broadcast(89.0F), x));
   const F32 n = round(x * broadcast(0x1.715476p+0F));
   F32 r = fma(n, broadcast(-0x1.62ep-1F), x);

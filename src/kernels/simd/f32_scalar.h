@@ -1,4 +1,5 @@
 #pragma once
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -92,5 +93,7 @@ struct NibbleLine {
   /// Its value at the low 4 bits of each lane.
   F32 operator()(I32 bytes) const { return fma(to_f32(bytes & broadcast_i32(15)), scale, offset); }
 };
+
+#include "kernels/simd/exp.h"
 
 }  // namespace kvant::kernels::scalar

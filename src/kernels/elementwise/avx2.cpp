@@ -1,0 +1,13 @@
+#include <cmath>
+
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/simd/f32_avx2.h"
+
+#ifdef KVANT_X86
+KVANT_TARGET_AVX2_BEGIN
+namespace kvant::kernels::avx2 {
+extern const Elementwise kElementwise;
+#include "kernels/elementwise/generic.h"
+}  // namespace kvant::kernels::avx2
+KVANT_TARGET_END
+#endif

@@ -1,0 +1,13 @@
+#include <cmath>
+
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/simd/f32_avx512.h"
+
+#ifdef KVANT_X86
+KVANT_TARGET_AVX512_BEGIN
+namespace kvant::kernels::avx512 {
+extern const Elementwise kElementwise;
+#include "kernels/elementwise/generic.h"
+}  // namespace kvant::kernels::avx512
+KVANT_TARGET_END
+#endif

@@ -1,0 +1,97 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/simd/target.h"
+
+#ifdef KVANT_X86
+/// 16 lanes; what each operation means: kernels/simd/f32_scalar.h.
+KVANT_TARGET_AVX512_BEGIN
+namespace kvant::kernels::avx512 {
+
+struct I32 {
+  __m512i v;
+};
+struct F32 {
+  static constexpr std::size_t kLanes = 16;
+  static constexpr int kAccumulators = 24;
+  __m512 v;
+};
+
+inline __mmask16 first_lanes(std::size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+
+inline F32 zero() { return {_mm512_setzero_ps()}; }
+inline F32 broadcast(float x) { return {_mm512_set1_ps(x)}; }
+inline F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline F32 load_part(const float* p, std::size_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+inline void store(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
+inline void store_part(float* p, F32 a, std::size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+inline __m256i load_32_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline __m128i load_16_bytes(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline F32 load_f16(const std::byte* p) { return {_mm512_cvtph_ps(load_32_bytes(p))}; }
+inline F32 load_bf16(const std::byte* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_32_bytes(p)), 16))};
+}
+inline F32 broadcast_f16(const std::byte* p) {
+  std::uint16_t bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  return {_mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
+}
+
+inline F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32 operator/(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32 round(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+
+inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
+inline float max(F32 a) { return _mm512_reduce_max_ps(a.v); }
+inline __m512 sum_pairs(__m512 a, __m512 b) {  // in each 128 bits: a0 + a2, b0 + b2, a1 + a3, b1 + b3
+  return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+}
+inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
+  const __m512d ab = _mm512_castps_pd(sum_pairs(a.v, b.v));
+  const __m512d cd = _mm512_castps_pd(sum_pairs(c.v, d.v));
+  const __m512 abcd =
+      _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+
+inline I32 broadcast_i32(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I32 load_u8(const std::uint8_t* p) { return {_mm512_cvtepu8_epi32(load_16_bytes(p))}; }
+inline I32 load_i8(const std::int8_t* p) { return {_mm512_cvtepi8_epi32(load_16_bytes(p))}; }
+inline I32 bit_as_16(std::uint32_t bits, std::size_t first) {
+  return {_mm512_maskz_set1_epi32(static_cast<__mmask16>(bits >> first), 16)};
+}
+inline I32 operator+(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I32 operator&(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline I32 operator|(I32 a, I32 b) { return {_mm512_or_si512(a.v, b.v)}; }
+template <int n>
+I32 shift_left(I32 a) {
+  return {_mm512_slli_epi32(a.v, n)};
+}
+template <int n>
+I32 shift_right(I32 a) {
+  return {_mm512_srli_epi32(a.v, n)};
+}
+inline F32 to_f32(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline I32 to_i32(F32 a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline F32 as_f32(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
+
+/// A table of the 16 values: one permutation reads the low 4 bits of each lane and ignores the others.
+struct NibbleLine {
+  F32 table;
+  NibbleLine(F32 scale, F32 offset)
+      : table(fma({_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)}, scale, offset)) {}
+  F32 operator()(I32 bytes) const { return {_mm512_permutexvar_ps(bytes.v, table.v)}; }
+};
+
+#include "kernels/simd/exp.h"
+
+}  // namespace kvant::kernels::avx512
+KVANT_TARGET_END
+#endif

@@ -1,0 +1,107 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/simd/target.h"
+
+#ifdef KVANT_ARM64
+/// 4 lanes; what each operation means: kernels/simd/f32_scalar.h.
+KVANT_TARGET_NEON_BEGIN
+namespace kvant::kernels::neon {
+
+struct I32 {
+  int32x4_t v;
+};
+struct F32 {
+  static constexpr std::size_t kLanes = 4;
+  static constexpr int kAccumulators = 24;
+  float32x4_t v;
+};
+
+inline F32 zero() { return {vdupq_n_f32(0)}; }
+inline F32 broadcast(float x) { return {vdupq_n_f32(x)}; }
+inline F32 load(const float* p) { return {vld1q_f32(p)}; }
+inline F32 load_part(const float* p, std::size_t n) {
+  float lanes[4] = {};
+  for (std::size_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+inline void store(float* p, F32 a) { vst1q_f32(p, a.v); }
+inline void store_part(float* p, F32 a, std::size_t n) {
+  float lanes[4];
+  store(lanes, a);
+  for (std::size_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+inline F32 load_f16(const std::byte* p) {
+  return {vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(reinterpret_cast<const std::uint8_t*>(p))))};
+}
+inline F32 load_bf16(const std::byte* p) {
+  const uint16x4_t bits = vreinterpret_u16_u8(vld1_u8(reinterpret_cast<const std::uint8_t*>(p)));
+  return {vreinterpretq_f32_u32(vshll_n_u16(bits, 16))};
+}
+inline F32 broadcast_f16(const std::byte* p) {
+  std::uint16_t bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  return {vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits)))};
+}
+
+inline F32 operator+(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
+inline F32 operator-(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
+inline F32 operator*(F32 a, F32 b) { return {vmulq_f32(a.v, b.v)}; }
+inline F32 operator/(F32 a, F32 b) { return {vdivq_f32(a.v, b.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+/// Here a NaN wins on either side.
+inline F32 max(F32 a, F32 b) { return {vmaxq_f32(a.v, b.v)}; }
+inline F32 min(F32 a, F32 b) { return {vminq_f32(a.v, b.v)}; }
+inline F32 round(F32 a) { return {vrndnq_f32(a.v)}; }
+
+inline float sum(F32 a) { return vaddvq_f32(a.v); }
+inline float max(F32 a) { return vmaxvq_f32(a.v); }
+inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
+  vst1q_f32(out, vpaddq_f32(vpaddq_f32(a.v, b.v), vpaddq_f32(c.v, d.v)));
+}
+
+inline I32 broadcast_i32(std::int32_t x) { return {vdupq_n_s32(x)}; }
+inline I32 load_u8(const std::uint8_t* p) {
+  std::uint32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  const uint16x8_t wide = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(bytes)));
+  return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(wide)))};
+}
+inline I32 load_i8(const std::int8_t* p) {
+  std::uint32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(bytes)));
+  return {vmovl_s16(vget_low_s16(wide))};
+}
+inline I32 bit_as_16(std::uint32_t bits, std::size_t first) {
+  const std::uint32_t lanes[4] = {1, 2, 4, 8};
+  const uint32x4_t set = vtstq_u32(vdupq_n_u32(bits >> first), vld1q_u32(lanes));
+  return {vreinterpretq_s32_u32(vandq_u32(set, vdupq_n_u32(16)))};
+}
+inline I32 operator+(I32 a, I32 b) { return {vaddq_s32(a.v, b.v)}; }
+inline I32 operator&(I32 a, I32 b) { return {vandq_s32(a.v, b.v)}; }
+inline I32 operator|(I32 a, I32 b) { return {vorrq_s32(a.v, b.v)}; }
+template <int n>
+I32 shift_left(I32 a) {
+  return {vshlq_n_s32(a.v, n)};
+}
+template <int n>
+I32 shift_right(I32 a) {
+  return {vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a.v), n))};
+}
+inline F32 to_f32(I32 a) { return {vcvtq_f32_s32(a.v)}; }
+inline I32 to_i32(F32 a) { return {vcvtnq_s32_f32(a.v)}; }
+inline F32 as_f32(I32 a) { return {vreinterpretq_f32_s32(a.v)}; }
+
+struct NibbleLine {
+  F32 scale, offset;
+  NibbleLine(F32 scale_, F32 offset_) : scale(scale_), offset(offset_) {}
+  F32 operator()(I32 bytes) const { return fma(to_f32(bytes & broadcast_i32(15)), scale, offset); }
+};
+
+#include "kernels/simd/exp.h"
+
+}  // namespace kvant::kernels::neon
+KVANT_TARGET_END
+#endif
