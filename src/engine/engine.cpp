@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace kvant::engine {
@@ -40,7 +42,8 @@ ThreadPool& Engine::pool() noexcept { return impl_->pool; }
 cache::KvCache Engine::make_cache(const codec::CacheSpec& k, const codec::CacheSpec& v, std::size_t context,
                                   int sequences) {
   const model::ModelConfig& config = impl_->config;
-  const std::size_t capacity = context > 0 ? context : config.context;
+  const std::size_t longest = config.window > 0 ? std::min(config.window, config.context) : config.context;
+  const std::size_t capacity = context > 0 ? context : longest;
   KVANT_CHECK(config.window == 0 || capacity <= config.window, ErrorCode::unsupported,
               "{}: a context of {} tokens exceeds the model's sliding window of {}, and sliding windows are not "
               "supported",

@@ -36,7 +36,8 @@ class Engine {
   model::Transformer& transformer() noexcept;
   ThreadPool& pool() noexcept;
 
-  /// A cache for this model. context 0 means the context that the model was trained for; a longer one is allowed.
+  /// A cache for this model. context 0 means the context that the model was trained for (or its sliding window where
+  /// that is shorter); a longer one is allowed.
   /// Throws out_of_memory naming the bytes asked for when the machine has not that much; unsupported when the context
   /// exceeds the model's sliding window.
   cache::KvCache make_cache(const codec::CacheSpec& k, const codec::CacheSpec& v, std::size_t context,
@@ -64,11 +65,11 @@ class Session {
 
   struct Options {
     std::size_t max_tokens = 128;
-    SamplerOptions sampler;
+    SamplerOptions sampler = {};
     bool stop_at_end = true;                    ///< end tokens end the generation
     const std::atomic<bool>* cancel = nullptr;  ///< looked at between chunks of the prompt and between tokens
-    std::function<void(Token)> on_token;        ///< called for each new token
-    std::function<void(std::size_t done, std::size_t total)> on_prefill;
+    std::function<void(Token)> on_token = {};   ///< called for each new token
+    std::function<void(std::size_t done, std::size_t total)> on_prefill = {};
   };
   /// Appends `prompt` and generates. Afterwards, however it stopped, tokens() is what it was, then the prompt, then the
   /// new tokens; an end token is not among them, so the next turn's prompt starts by closing this one. BOS is the

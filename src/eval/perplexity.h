@@ -13,8 +13,8 @@ namespace kvant::eval {
 struct PerplexityOptions {
   std::size_t context = 512;
   std::size_t chunks = 0;  ///< 0: all
-  codec::CacheSpec k, v;
-  ProgressSink progress;
+  codec::CacheSpec k = {}, v = {};
+  ProgressSink progress = {};
 };
 
 struct PerplexityResult {

@@ -1,0 +1,97 @@
+/// Perplexity of the stand-in model: against llama.cpp's figures, and the collapse of low-bit keys.
+#include "eval/perplexity.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "integration/test_models.h"
+
+namespace kvant::eval {
+namespace {
+
+using integration::data_file;
+using integration::own_model;
+
+PerplexityResult run(engine::Engine& engine, const std::filesystem::path& text, const char* k, const char* v,
+                     std::size_t chunks) {
+  const auto tokens = encode_text(engine.tokenizer(), read_text(text.string()));
+  return perplexity(engine, tokens,
+                    {.chunks = chunks, .k = codec::parse_cache_spec(k), .v = codec::parse_cache_spec(v)});
+}
+
+engine::Engine::Options options(kernels::Precision precision) {
+  return {.threads = 2, .isa = active_isa(), .precision = precision};
+}
+
+TEST(Perplexity, EqualsWhatLlamaCppPrints) {
+  const auto model = data_file("../models/standin-a-f32.gguf"), text = data_file("text/wiki.test.raw");
+  KVANT_REQUIRE_FILE(model);
+  KVANT_REQUIRE_FILE(text);
+  engine::Engine engine(model.string(), options(kernels::Precision::fast));
+  const auto result = run(engine, text, "f16", "f16", 40);
+  std::printf("K f16: %.4f +- %.4f\n", result.perplexity, result.standard_error);
+  EXPECT_EQ(result.chunks, 40u);
+  EXPECT_EQ(result.tokens, 40u * 255u);
+  EXPECT_NEAR(result.perplexity, 35.7802, 35.7802 * 0.001);
+  EXPECT_NEAR(result.standard_error, 0.968, 0.002);
+}
+
+TEST(Perplexity, LowBitKeysCollapseOnASpikedBias) {
+  engine::Engine engine(own_model("standin-a-q8_0.gguf").string(), options(kernels::Precision::fast));
+  const auto text = own_model("recall.txt");
+  const double f16 = run(engine, text, "f16", "f16", 6).perplexity;
+  std::printf("f16 %.4f\n", f16);
+  const auto ratio = [&](const char* k, const char* v) {
+    const double value = run(engine, text, k, v, 6).perplexity;
+    std::printf("K %s, V %s: %.4f, ratio %.4f\n", k, v, value, value / f16);
+    return value / f16;
+  };
+  ratio("q8_0", "f16");
+  ratio("rot-q8_0", "f16");
+  ratio("q5_1", "f16");
+  ratio("q4_0", "f16");
+  ratio("rot-q4_0", "f16");
+  ratio("f16", "q4_0");
+}
+
+TEST(Perplexity, NeedsOneWindowAtLeast) {
+  engine::Engine engine(own_model("standin-a-q8_0.gguf").string(), options(kernels::Precision::fast));
+  const auto message = [&](std::size_t tokens, std::size_t context) -> std::string {
+    try {
+      perplexity(engine, std::vector<engine::Token>(tokens, 5), {.context = context});
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(message(511, 512), "the text has 511 tokens, less than one window of 512");
+  EXPECT_EQ(message(10, 2), "a context of 2 tokens is too short, at least 3 are needed");
+  EXPECT_EQ(message(3, 3), "accepted");
+  EXPECT_THROW(encode_text(engine.tokenizer(), ""), Error);
+}
+
+TEST(Perplexity, LogitsThatAreNotFiniteNameTheChunk) {
+  const auto original = gguf::File::open(own_model("standin-a-q8_0.gguf"));
+  std::vector<float> norm(256, 1.0f);
+  norm[3] = std::numeric_limits<float>::quiet_NaN();
+  const integration::TemporaryFile file(
+      "kvant_nan.gguf", integration::with_changes(original, "output_norm.weight", [&](gguf::Writer& w) {
+        w.add("output_norm.weight", gguf::TensorType::f32, {256}, std::as_bytes(std::span(norm)));
+      }));
+  engine::Engine engine(file.path(), options(kernels::Precision::reference));
+  try {
+    perplexity(engine, std::vector<engine::Token>(64, 5), {.context = 32});
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.what(), file.path() + ": logits of chunk 0 are not finite");
+  }
+}
+
+}  // namespace
+}  // namespace kvant::eval
