@@ -19,6 +19,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::string file;
+  OutputOptions output;
   bool json = false, all = false;
 };
 
@@ -224,8 +225,8 @@ std::string type_table(const gguf::File& file, bool colour) {
   return table.text(colour);
 }
 
-void print_text(const gguf::File& file, const std::optional<Model>& model, const std::string& problem, bool all) {
-  const bool colour = stdout_is_terminal();
+std::string model_text(const gguf::File& file, const std::optional<Model>& model, const std::string& problem, bool all,
+                       bool colour) {
   std::string out;
   for (const auto& [key, value] : summary(file, model)) out += bold(fmt::format("{:<12}", key), colour) + value + "\n";
   if (!problem.empty()) out += bold(fmt::format("{:<12}", "not runnable"), colour) + problem + "\n";
@@ -234,7 +235,7 @@ void print_text(const gguf::File& file, const std::optional<Model>& model, const
     out += "\n" + type_table(file, colour) + "\n" + tensor_table(file, all || !model, colour);
   }
   if (model) out += "\n" + key_bias_text(analyse_key_bias(model->config, model->weights), colour);
-  write_stdout(out);
+  return out;
 }
 
 ordered_json model_json(const Model& model) {
@@ -255,7 +256,7 @@ ordered_json model_json(const Model& model) {
           {"bytes_per_token", model.weights.bytes_per_token()}};
 }
 
-void print_json(const gguf::File& file, const std::optional<Model>& model, const std::string& problem) {
+std::string document_text(const gguf::File& file, const std::optional<Model>& model, const std::string& problem) {
   ordered_json document = {{"file", file.path()},
                            {"version", file.version()},
                            {"bytes", file.size_bytes()},
@@ -289,18 +290,17 @@ void print_json(const gguf::File& file, const std::optional<Model>& model, const
                                          {"unsafe", v.unsafe()}});
     }
   }
-  write_stdout(document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 void run(const Options& options) {
+  Output output(options.output);
   const gguf::File file = gguf::File::open(options.file);
   std::string problem;
   const std::optional<Model> model = read_model(file, problem);
-  if (options.json) {
-    print_json(file, model, problem);
-  } else {
-    print_text(file, model, problem, options.all);
-  }
+  output.write(options.json ? document_text(file, model, problem)
+                            : model_text(file, model, problem, options.all, output.colour()));
+  output.finish();
 }
 
 }  // namespace
@@ -312,6 +312,7 @@ Command add_inspect(CLI::App& app) {
   auto options = std::make_shared<Options>();
   command.add_option("FILE", options->file, "Any GGUF file")->required();
   command.add_flag("--all", options->all, "List every tensor and all metadata");
+  add_output_option(command, options->output);
   command.add_flag("--json", options->json, "Print one JSON document");
   return {&command, [options] { run(*options); }};
 }

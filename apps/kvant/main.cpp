@@ -27,6 +27,7 @@ int run(int argc, char** argv) {
   parser.footer(
       "Example: kvant run -m model.gguf -p \"The capital of France is\" -n 32\nkvant COMMAND --help tells more.");
   parser.require_subcommand(1);
+  parser.get_formatter()->column_width(26);
   const Command commands[] = {add_run(parser), add_tokenize(parser), add_inspect(parser), add_perplexity(parser),
                               add_bench(parser)};
   try {

@@ -2,12 +2,13 @@
 
 #include <CLI/CLI.hpp>
 
-#include "base/file_io.h"
 #include "base/utf8.h"
 #include "terminal.h"
 
 namespace kvant::app {
 namespace {
+
+constexpr const char* kGroup = "Cache, TYPE: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0, or rot- before a q type";
 
 codec::CacheSpec parse_spec(std::string_view option, const std::string& text) {
   try {
@@ -31,12 +32,12 @@ void add_model_options(CLI::App& command, ModelOptions& options, std::string_vie
   options.precision = default_precision;
   command.add_option("-m,--model", options.model, "Model, a GGUF file")->required()->type_name("FILE");
   command.add_option("-t,--threads", options.threads, "Threads (default: all processors)")
-      ->check(CLI::Range(1, 4096))
+      ->check(CLI::Range(1, 4096).description(""))
       ->type_name("N");
   command
       .add_option("--precision", options.precision,
                   "fast: on the quantized weights; reference: f32 throughout (default: " + options.precision + ")")
-      ->check(CLI::IsMember({"reference", "fast"}))
+      ->check(CLI::IsMember({"reference", "fast"}).description(""))
       ->type_name("WHICH");
 }
 
@@ -44,9 +45,8 @@ codec::CacheSpec CacheOptions::k_spec() const { return parse_spec("--cache-k", k
 codec::CacheSpec CacheOptions::v_spec() const { return parse_spec("--cache-v", v); }
 
 void add_cache_options(CLI::App& command, CacheOptions& options) {
-  const std::string types = "f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0, or rot- before a q type (default: f16)";
-  command.add_option("--cache-k", options.k, "How keys are stored: " + types)->type_name("TYPE")->group("Cache");
-  command.add_option("--cache-v", options.v, "How values are stored, likewise")->type_name("TYPE")->group("Cache");
+  command.add_option("--cache-k", options.k, "How keys are stored (default: f16)")->type_name("TYPE")->group(kGroup);
+  command.add_option("--cache-v", options.v, "How values are stored (default: f16)")->type_name("TYPE")->group(kGroup);
 }
 
 std::string TextOptions::source() const {
@@ -67,12 +67,27 @@ std::string TextOptions::read() const {
 }
 
 void add_text_options(CLI::App& command, TextOptions& options) {
-  CLI::Option* prompt = command.add_option("-p,--prompt", options.prompt, "Text")->type_name("TEXT");
+  CLI::Option* prompt = command.add_option("-p,--prompt", options.prompt, "The text itself")->type_name("TEXT");
   CLI::Option* file =
-      command.add_option("-f,--file", options.file, "Text file; - is standard input")->type_name("FILE");
+      command.add_option("-f,--file", options.file, "The text's file; - is standard input")->type_name("FILE");
   prompt->each([&options](const std::string&) { options.has_prompt = true; })->excludes(file);
   file->each([&options](const std::string&) { options.has_file = true; });
 }
+
+void add_output_option(CLI::App& command, OutputOptions& options) {
+  command.add_option("-o,--output", options.file, "Write to FILE instead of standard output")->type_name("FILE");
+}
+
+Output::Output(const OutputOptions& options)
+    : file_(options.file.empty() ? nullptr : std::make_unique<AtomicFile>(options.file)) {}
+
+void Output::write(std::string_view text) { file_ ? file_->write(text) : write_stdout(text); }
+
+void Output::finish() {
+  if (file_) file_->commit();
+}
+
+bool Output::colour() const { return !file_ && stdout_is_terminal(); }
 
 std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text, bool parse_special,
                                        std::string_view source) {

@@ -1,10 +1,12 @@
 #pragma once
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 
+#include "base/file_io.h"
 #include "codec/spec.h"
 #include "engine/engine.h"
 
@@ -64,6 +66,27 @@ struct TextOptions {
   std::string read() const;
 };
 void add_text_options(CLI::App& command, TextOptions& options);
+
+/// -o FILE
+struct OutputOptions {
+  std::string file;  ///< empty: standard output
+};
+void add_output_option(CLI::App& command, OutputOptions& options);
+
+/// Where the result of a command goes: standard output, or a file that is written whole or not at all. Opened before
+/// the work starts, so that a folder that cannot be written to is known at once.
+class Output {
+ public:
+  explicit Output(const OutputOptions& options);
+  void write(std::string_view text);
+  /// Completes the file.
+  void finish();
+  /// Whether the text is seen on a terminal.
+  bool colour() const;
+
+ private:
+  std::unique_ptr<AtomicFile> file_;
+};
 
 /// The ids of a text, with BOS in front where the vocabulary asks for it. `source` names the text in errors.
 std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text, bool parse_special,

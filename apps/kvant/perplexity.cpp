@@ -15,6 +15,7 @@ struct Options {
   CacheOptions cache;
   TextOptions text;
   std::size_t context = 512, chunks = 0;
+  OutputOptions output;
   bool json = false;
 };
 
@@ -24,6 +25,7 @@ void run(const Options& options) {
   settings.chunks = options.chunks;
   settings.k = options.cache.k_spec();
   settings.v = options.cache.v_spec();
+  Output output(options.output);
   const std::string text = options.text.read();
   engine::Engine engine = options.model.open();
   const auto tokens = encode_text(engine.tokenizer(), text, false, options.text.source());
@@ -51,12 +53,13 @@ void run(const Options& options) {
                                              {"v_bpv", result.usage.v_bpv},
                                              {"cache_bytes", result.usage.bytes()},
                                              {"precision", options.model.precision}};
-    write_stdout(document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-    return;
+    output.write(document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  } else {
+    output.write(fmt::format("perplexity {:.4f} +- {:.4f} ({} chunks, {} tokens) {}\n", result.perplexity,
+                             result.standard_error, result.chunks, result.tokens,
+                             describe(settings.k, settings.v, result.usage)));
   }
-  write_stdout(fmt::format("perplexity {:.4f} +- {:.4f} ({} chunks, {} tokens) {}\n", result.perplexity,
-                           result.standard_error, result.chunks, result.tokens,
-                           describe(settings.k, settings.v, result.usage)));
+  output.finish();
 }
 
 }  // namespace
@@ -71,11 +74,12 @@ Command add_perplexity(CLI::App& app) {
   add_model_options(command, options->model, "reference");
   add_text_options(command, options->text);
   command.add_option("-c,--context", options->context, "Tokens of a window (default: 512)")
-      ->check(CLI::Range(std::size_t{2}, std::size_t{1} << 31))
+      ->check(CLI::Range(std::size_t{2}, std::size_t{1} << 31).description(""))
       ->type_name("N");
   command.add_option("--chunks", options->chunks, "Windows to score (default: all)")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31).description(""))
       ->type_name("N");
+  add_output_option(command, options->output);
   command.add_flag("--json", options->json, "Print one JSON document");
   add_cache_options(command, options->cache);
   return {&command, [options] {

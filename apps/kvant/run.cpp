@@ -174,13 +174,12 @@ Command add_run(CLI::App& app) {
   add_model_options(command, options->model, "fast");
   add_text_options(command, options->text);
   command.add_option("-n,--tokens", options->tokens, "Most tokens to generate (default: 128; chat: 1024 an answer)")
-      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 31))
+      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 31).description(""))
       ->type_name("N");
   command
       .add_option("-c,--context", options->context,
-                  "Tokens that the cache holds (default: prompt and -n; interactive chat: 4096, or what the model was "
-                  "trained for if less)")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 40))
+                  "Tokens that the cache holds (default: prompt + -n; interactive chat: as trained, at most 4096)")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 40).description(""))
       ->type_name("N");
   command.add_flag("--chat", options->chat, "Put the text into the model's chat template");
   command.add_option("--system", options->system, "System message of a chat")->type_name("TEXT");

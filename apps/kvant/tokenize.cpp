@@ -16,6 +16,7 @@ using tokenizer::Tokenizer;
 struct Options {
   std::string model;
   TextOptions text;
+  OutputOptions output;
   bool ids = false, decode = false, lines = false, no_special = false;
   std::string separator;
 };
@@ -59,18 +60,20 @@ std::string pieces(const Tokenizer& tokenizer, const std::vector<Token>& ids) {
 }
 
 void run(const Options& options) {
+  Output output(options.output);
   const gguf::File file = gguf::File::open(options.model);
   const Tokenizer tokenizer = Tokenizer::from(file);
   const std::string text = options.text.read();
   for (const std::string_view one : split(text, options.lines ? "\n" : std::string_view(options.separator))) {
     if (options.decode) {
-      write_stdout(tokenizer.decode(parse_ids(one, tokenizer, options.text.source()), true));
-      if (options.lines) write_stdout("\n");
+      output.write(tokenizer.decode(parse_ids(one, tokenizer, options.text.source()), true));
+      if (options.lines) output.write("\n");
       continue;
     }
     const std::vector<Token> ids = tokenizer.encode(one, !options.no_special);
-    write_stdout((options.ids ? fmt::format("{}", fmt::join(ids, " ")) : pieces(tokenizer, ids)) + "\n");
+    output.write((options.ids ? fmt::format("{}", fmt::join(ids, " ")) : pieces(tokenizer, ids)) + "\n");
   }
+  output.finish();
 }
 
 }  // namespace
@@ -84,6 +87,7 @@ Command add_tokenize(CLI::App& app) {
   auto options = std::make_shared<Options>();
   command.add_option("-m,--model", options->model, "Model or vocabulary, a GGUF file")->required()->type_name("FILE");
   add_text_options(command, options->text);
+  add_output_option(command, options->output);
   CLI::Option* decode =
       command.add_flag("--decode", options->decode, "The text holds ids: print the text they stand for");
   command.add_flag("--ids", options->ids, "Print ids, one line for each case")->excludes(decode);

@@ -1,4 +1,4 @@
-#include "bench/decode_bench.h"
+#include "bench/speed.h"
 
 #include <gtest/gtest.h>
 
@@ -12,13 +12,13 @@ engine::Engine open_model() {
   return engine::Engine(KVANT_SOURCE_DIR "/models/standin-a-q8_0.gguf", options);
 }
 
-TEST(DecodeBench, CountsTheMatrices) {
+TEST(Speed, CountsTheMatrices) {
   const engine::Engine engine = open_model();
   // Per layer Q and output 256 x 256, K and V 128 x 256, three of 704 x 256; 6 layers.
   EXPECT_EQ(matrix_values(engine.weights()), 6.0 * 256 * (2 * 256 + 2 * 128 + 3 * 704));
 }
 
-TEST(DecodeBench, PartsOfADecodedTokenFitItsTime) {
+TEST(Speed, PartsOfADecodedTokenFitItsTime) {
   engine::Engine engine = open_model();
   SpeedOptions options;
   options.depth = 700;  // more than a chunk, not a multiple of it
@@ -42,7 +42,7 @@ TEST(DecodeBench, PartsOfADecodedTokenFitItsTime) {
   EXPECT_GT(result.rss_bytes, result.usage.bytes());
 }
 
-TEST(DecodeBench, NothingToTime) {
+TEST(Speed, NothingToTime) {
   engine::Engine engine = open_model();
   SpeedOptions options;
   options.prompt = 0;

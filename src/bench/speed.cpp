@@ -1,4 +1,4 @@
-#include "bench/decode_bench.h"
+#include "bench/speed.h"
 
 #include <unistd.h>
 
