@@ -263,4 +263,6 @@ double distortion_of(std::size_t dimension, std::span<const double> levels) {
   return static_cast<double>(dimension) * sum;
 }
 
+double coordinate_probability(std::size_t dimension, double x) { return 2 * Density(dimension).moments(0, x, 0).mass; }
+
 }  // namespace kvant::codec

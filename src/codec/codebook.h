@@ -53,4 +53,7 @@ UniformGrid solve_uniform_grid(std::size_t dimension, int bits);
 /// in solve_codebook.
 double distortion_of(std::size_t dimension, std::span<const double> levels);
 
+/// The probability that a coordinate's magnitude is below x in [0, 1].
+double coordinate_probability(std::size_t dimension, double x);
+
 }  // namespace kvant::codec

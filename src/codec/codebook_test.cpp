@@ -172,6 +172,15 @@ TEST(Codebook, TendsToTheNormalDensity) {
   EXPECT_NEAR(solve_codebook(512, 3).distortion, 0.034548, 0.034548 * 3.0 / 512);
 }
 
+TEST(Codebook, ProbabilityOfACoordinate) {
+  // f(x) = 35/32 (1 - x^2)^3 at dimension 9.
+  for (const double x : {0.0, 0.01, 0.3, 0.77, 1.0}) {
+    const double exact = 35.0 / 16 * (x - std::pow(x, 3) + 3 * std::pow(x, 5) / 5 - std::pow(x, 7) / 7);
+    EXPECT_NEAR(coordinate_probability(9, x), exact, 1e-14);
+  }
+  EXPECT_NEAR(coordinate_probability(512, 1), 1, 1e-14);
+}
+
 TEST(Codebook, RefusesWhatItCannotSolve) {
   const auto message = [](auto&& call) -> std::string {
     try {
