@@ -65,8 +65,8 @@ std::string pre_tokenizer_names() {
 
 struct WordSplitter::Code {
   struct Free {
-    void operator()(pcre2_code* code) const noexcept { pcre2_code_free(code); }
-    void operator()(pcre2_match_context* context) const noexcept { pcre2_match_context_free(context); }
+    void operator()(pcre2_code* compiled) const noexcept { pcre2_code_free(compiled); }
+    void operator()(pcre2_match_context* limits) const noexcept { pcre2_match_context_free(limits); }
   };
   std::unique_ptr<pcre2_code, Free> code;
   std::unique_ptr<pcre2_match_context, Free> context;

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -178,6 +180,21 @@ TEST_F(Qwen2, InvalidInputIsRefused) {
   expect_throws(ErrorCode::invalid_argument, "token -1", [&] { tokenizer_->decode(std::vector<Token>{-1}); });
   EXPECT_EQ(tokenizer_->encode(""), std::vector<Token>{});
   EXPECT_EQ(tokenizer_->decode({}), "");
+}
+
+TEST_F(Qwen2, ThreadsMayShareIt) {
+  const std::string text = "Shared by threads: 12 \xc3\xa4 <|im_end|>\n";
+  const auto expected = tokenizer_->encode(text);
+  std::array<std::vector<Token>, 4> results;
+  {
+    std::vector<std::jthread> threads;
+    for (auto& result : results) {
+      threads.emplace_back([&] {
+        for (int i = 0; i < 20; ++i) result = tokenizer_->encode(text);
+      });
+    }
+  }
+  EXPECT_THAT(results, testing::Each(expected));
 }
 
 TEST_F(Qwen2, ZeroBytesAreText) {

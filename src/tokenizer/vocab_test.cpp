@@ -84,6 +84,18 @@ TEST(Vocab, OtherKindsAreNamed) {
   expect_refused(vocab, ErrorCode::unsupported, "pre: \"tekken\" is not supported (known: qwen2, ");
 }
 
+TEST(Vocab, PreTokenizerOfOlderFilesFollowsFromTheArchitecture) {
+  const auto tokens_of_11 = [](std::string_view architecture) {
+    auto vocab = TestVocab::all_bytes();
+    vocab.pre = "";
+    vocab.merge("1", "1");
+    vocab.extra.set("general.architecture", architecture);
+    return Tokenizer::from(vocab.file()).encode("11").size();
+  };
+  EXPECT_EQ(tokens_of_11("qwen2"), 2u);  // each digit is a word
+  EXPECT_EQ(tokens_of_11("gpt2"), 1u);
+}
+
 TEST(Vocab, TypesAndScoresMayBeAbsent) {
   auto vocab = TestVocab::all_bytes();
   vocab.types.clear();
