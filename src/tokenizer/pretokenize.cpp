@@ -1,7 +1,6 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tokenizer/pretokenize.h"
 
-#include <fmt/ranges.h>
 #include <pcre2.h>
 
 #include <array>
@@ -58,9 +57,12 @@ const PreTokenizer* find_pre_tokenizer(std::string_view name) noexcept {
 }
 
 std::string pre_tokenizer_names() {
-  std::vector<std::string_view> names;
-  for (const PreTokenizer& pre : kPreTokenizers) names.push_back(pre.name);
-  return fmt::format("{}", fmt::join(names, ", "));
+  std::string names;
+  for (const PreTokenizer& pre : kPreTokenizers) {
+    if (!names.empty()) names += ", ";
+    names += pre.name;
+  }
+  return names;
 }
 
 struct WordSplitter::Code {
