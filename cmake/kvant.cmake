@@ -64,6 +64,10 @@ function(kvant_test name)
                        PROPERTIES TIMEOUT 900 LABELS "${name}\\;${labels}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
 endfunction()
 
+if(KVANT_BUILD_FUZZ)
+  add_custom_target(fuzz)  # all fuzz targets
+endif()
+
 # kvant_fuzz(name SOURCES files... DEPS targets... CORPUS folder): a libFuzzer program fuzz_<name> where
 # KVANT_BUILD_FUZZ is on; elsewhere a test that feeds the corpus once to the same entry point.
 function(kvant_fuzz name)
@@ -72,6 +76,7 @@ function(kvant_fuzz name)
   target_link_libraries(fuzz_${name} PRIVATE ${ARG_DEPS})
   if(KVANT_BUILD_FUZZ)
     target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+    add_dependencies(fuzz fuzz_${name})
   else()
     target_sources(fuzz_${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests/fuzz/replay.cpp")
     add_test(NAME fuzz_${name}.corpus COMMAND fuzz_${name} "${CMAKE_CURRENT_SOURCE_DIR}/${ARG_CORPUS}")
