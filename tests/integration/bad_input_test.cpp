@@ -104,8 +104,8 @@ TEST(BadModel, WithAVocabularyOfAnotherSize) {
 TEST(BadRequest, ContextLargerThanMemory) {
   engine::Engine engine(own_model("standin-a-q8_0.gguf").string(), {});
   const codec::CacheSpec f16;
-  EXPECT_THAT(message(ErrorCode::out_of_memory, [&] { engine.make_cache(f16, f16, std::size_t{1} << 34); }),
-              HasSubstr("bytes"));
+  EXPECT_THAT(message(ErrorCode::out_of_memory, [&] { engine.make_cache(f16, f16, std::size_t{1} << 31); }),
+              HasSubstr("cache of 2147483648 tokens needs 6144.0 GiB"));
 }
 
 TEST(BadRequest, ContextBeyondTheSlidingWindow) {

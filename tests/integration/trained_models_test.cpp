@@ -36,7 +36,7 @@ class Stories : public testing::TestWithParam<const char*> {
     KVANT_REQUIRE_FILE(golden);
     std::ifstream file(golden);
     expected_ = nlohmann::json::parse(file).at("greedy_ids").get<std::vector<std::int32_t>>();
-    ASSERT_EQ(expected_.size(), 200u);
+    ASSERT_EQ(expected_.size(), 201u) << "BOS and 200 steps";
   }
 
   /// Runs `check` for every instruction set, thread count and precision.
@@ -48,7 +48,7 @@ class Stories : public testing::TestWithParam<const char*> {
           SCOPED_TRACE(std::string(name(isa)) + (precision == Precision::fast ? " fast " : " reference ") +
                        std::to_string(threads) + " threads");
           LoadedModel loaded(gguf::File::open(model_), {isa, threads, precision});
-          check(loaded);
+          check(loaded, precision);
         }
       }
     }
@@ -59,7 +59,7 @@ class Stories : public testing::TestWithParam<const char*> {
 };
 
 TEST_P(Stories, GreedyDecodingGivesTheExpectedText) {
-  everywhere([&](LoadedModel& loaded) {
+  everywhere([&](LoadedModel& loaded, Precision) {
     cache::KvCache cache = loaded.make_cache(expected_.size());
     std::vector<std::int32_t> tokens{expected_[0]};
     while (tokens.size() < expected_.size()) {
@@ -69,18 +69,22 @@ TEST_P(Stories, GreedyDecodingGivesTheExpectedText) {
   });
 }
 
+/// In reference precision exactly. Fast precision reads a prompt in bf16 where the processor can: 2^-9 of logits around
+/// 10 is 0.02 for each rounding, so a token whose runner-up is that near may swap with it.
 TEST_P(Stories, OnePassOverTheTextPredictsEachNextToken) {
-  everywhere([&](LoadedModel& loaded) {
+  everywhere([&](LoadedModel& loaded, Precision precision) {
+    const float tolerance = precision == Precision::fast ? 0.1f : 0.0f;
     const auto logits = loaded.logits(expected_);
-    std::vector<std::int32_t> tokens{expected_[0]};
     for (std::size_t i = 0; i + 1 < expected_.size(); ++i) {
-      tokens.push_back(argmax(std::span(logits).subspan(i * loaded.config.vocabulary, loaded.config.vocabulary)));
+      const auto row = std::span(logits).subspan(i * loaded.config.vocabulary, loaded.config.vocabulary);
+      EXPECT_GE(row[static_cast<std::size_t>(expected_[i + 1])], *std::max_element(row.begin(), row.end()) - tolerance)
+          << "after token " << i;
     }
-    EXPECT_EQ(tokens, expected_);
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(, Stories, testing::Values("qwen2", "llama"), testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(, Stories, testing::Values("qwen2", "llama"),
+                         [](const auto& architecture) { return std::string(architecture.param); });
 
 struct Difference {
   double largest = 0;
@@ -115,7 +119,6 @@ TEST(StandIn, LogitsOfTheF32FileEqualTheGoldenOnes) {
   for (const Isa isa : supported_isas()) {
     SCOPED_TRACE(name(isa));
     const Difference d = golden_difference(path, {.isa = isa});
-    RecordProperty("largest", std::to_string(d.largest));
     std::printf("%s: largest difference %.3g, relative %.3g\n", std::string(name(isa)).c_str(), d.largest,
                 d.relative_rms);
     EXPECT_LT(d.largest, 1e-3);
