@@ -49,7 +49,7 @@ void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blo
         blocks->negative_sum[code_half(i)][position % 64 / 4] -= q;
         sums[i / 16] += q;
       }
-      blocks->sum[g] = blocks->scale[g] * static_cast<float>(sums[2 * g] + sums[2 * g + 1]);
+      blocks->minus_sum[g] = blocks->scale[g] * static_cast<float>(-(sums[2 * g] + sums[2 * g + 1]));
       for (std::size_t i = 0; i < 4; ++i) blocks->lane_scale[g / 4][g % 4 * 4 + i] = blocks->scale[g];
     }
     for (std::size_t i = 0; i < 16; ++i) blocks->half_sum[i] = blocks->scale[i / 2] * static_cast<float>(sums[i]);

@@ -21,7 +21,7 @@ struct alignas(64) ActivationBlock {
   std::int32_t negative_sum[2][16];  ///< minus the sum of the lane's 8 codes: 4 of each part
   float lane_scale[2][16];           ///< scale of the lane's group
   float scale[8];
-  float sum[8];        ///< scale * sum of the group's codes
+  float minus_sum[8];  ///< -scale * sum of the group's codes
   float half_sum[16];  ///< the same over 16 consecutive values
 };
 

@@ -55,8 +55,8 @@ void quantize_block(const float* x, ActivationBlock& out) noexcept {
                                               _mm512_castps256_ps512(_mm256_load_ps(out.scale)));
   _mm512_store_ps(out.half_sum, _mm512_mul_ps(scales, _mm512_cvtepi32_ps(sums)));
   const __m512i pairs = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
-  const __m512 whole = _mm512_mul_ps(scales, _mm512_cvtepi32_ps(pairs));
-  _mm256_store_ps(out.sum, _mm512_castps512_ps256(_mm512_maskz_compress_ps(0x5555, whole)));
+  const __m512 whole = _mm512_mul_ps(scales, _mm512_cvtepi32_ps(_mm512_sub_epi32(zero, pairs)));
+  _mm256_store_ps(out.minus_sum, _mm512_castps512_ps256(_mm512_maskz_compress_ps(0x5555, whole)));
 }
 
 }  // namespace

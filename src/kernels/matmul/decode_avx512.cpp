@@ -64,9 +64,9 @@ void decode_super8(const Format& w, int h, float* out) noexcept {
   __m512 low = values<Format::kOffset>(group<kGroup>(w.codes[h].low), scale);
   __m512 high = values<Format::kOffset>(group<kGroup>(w.codes[h].high), scale);
   if constexpr (Format::kHasMin) {
-    const __m512 m = to_all(w.scale, 8 + g);
-    low = _mm512_add_ps(low, m);
-    high = _mm512_add_ps(high, m);
+    const __m512 min = to_all(w.scale, 8 + g);
+    low = _mm512_sub_ps(low, min);
+    high = _mm512_sub_ps(high, min);
   }
   _mm512_storeu_ps(out + 32 * g, low);
   _mm512_storeu_ps(out + 32 * g + 16, high);

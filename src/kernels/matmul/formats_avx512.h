@@ -18,6 +18,13 @@ struct Codes {
 
 inline __m128i load16(const void* p) noexcept { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m512i load64(const void* p) noexcept { return _mm512_loadu_si512(p); }
+/// Unaligned load whose result several permutations use: kept in a register, as a second unaligned load costs more than
+/// they.
+inline __m512i load64_once(const void* p) noexcept {
+  __m512i r = load64(p);
+  asm("" : "+v"(r));
+  return r;
+}
 inline __m512i load16_to_all(const void* p) noexcept { return _mm512_broadcast_i32x4(load16(p)); }
 
 inline std::uint32_t load_u32(const void* p) noexcept {
@@ -31,7 +38,7 @@ inline __m512 widen_half(__m512i halves) noexcept { return _mm512_cvtph_ps(_mm51
 inline __m512 half_to_all(const void* p) noexcept {
   std::uint16_t bits = 0;
   std::memcpy(&bits, p, sizeof bits);
-  return _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(bits)));
+  return _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_set1_epi16(static_cast<short>(bits))));
 }
 
 /// Dword indices: lanes 4g to 4g + 3 get a, b, c, d for g = 0 to 3.
@@ -86,7 +93,7 @@ struct Q8_0 {
   Codes codes;
   __m512 d;
   static Q8_0 load(const std::byte* p) noexcept {
-    const __m512i a = load64(p), b = load64(p + 68), c = load64(p + 16), e = load64(p + 72);
+    const __m512i a = load64_once(p), b = load64_once(p + 68), c = load64(p + 16), e = load64(p + 72);
     const __m512i low = _mm512_permutex2var_epi16(a, pieces(2, 36, 64 + 2, 64 + 36), b);
     const __m512i high = _mm512_permutex2var_epi16(c, pieces(2, 36, 64 + 14, 64 + 48), e);
     const __m512i flip = _mm512_set1_epi8(-128);
@@ -102,7 +109,7 @@ struct Q4_0 {
   Codes codes;
   __m512 d;
   static Q4_0 load(const std::byte* p) noexcept {
-    const __m512i a = load64(p), b = load64(p + 8);
+    const __m512i a = load64_once(p), b = load64(p + 8);
     return {split_nibbles(_mm512_permutex2var_epi16(a, pieces(2, 20, 38, 64 + 48), b)),
             widen_half(_mm512_permutexvar_epi16(words(0, 18, 36, 54), a))};
   }
@@ -132,7 +139,7 @@ struct Q4_1 {
   Codes codes;
   __m512 d, m;
   static Q4_1 load(const std::byte* p) noexcept {
-    const __m512i a = load64(p), b = load64(p + 16);
+    const __m512i a = load64_once(p), b = load64_once(p + 16);
     return {split_nibbles(_mm512_permutex2var_epi16(a, pieces(4, 24, 44, 64 + 48), b)),
             widen_half(_mm512_permutexvar_epi16(words(0, 20, 40, 60), a)),
             widen_half(_mm512_permutexvar_epi16(words(2, 22, 42, 62), a))};
@@ -146,7 +153,7 @@ struct Q5_0 {
   Codes codes;
   __m512 d;
   static Q5_0 load(const std::byte* p) noexcept {
-    const __m512i a = load64(p), b = load64(p + 24);  // byte i of b is byte 24 + i of the blocks
+    const __m512i a = load64_once(p), b = load64_once(p + 24);  // byte i of b is byte 24 + i of the blocks
     const Codes c = split_nibbles(_mm512_permutex2var_epi16(a, pieces(6, 28, 64 + 26, 64 + 48), b));
     const __m512i bits = _mm512_permutex2var_epi16(a, eight_words(2, 24, 46, 64 + 44, 4, 26, 48, 64 + 46), b);
     return {with_fifth_bits(c, bits), widen_half(_mm512_permutex2var_epi16(a, words(0, 22, 44, 64 + 42), b))};
@@ -160,7 +167,7 @@ struct Q5_1 {
   Codes codes;
   __m512 d, m;
   static Q5_1 load(const std::byte* p) noexcept {
-    const __m512i a = load64(p), b = load64(p + 32);  // byte i of b is byte 32 + i of the blocks
+    const __m512i a = load64_once(p), b = load64_once(p + 32);  // byte i of b is byte 32 + i of the blocks
     const Codes c = split_nibbles(_mm512_permutex2var_epi16(a, pieces(8, 32, 64 + 24, 64 + 48), b));
     const __m512i bits = _mm512_permutex2var_epi16(a, eight_words(4, 28, 52, 64 + 44, 6, 30, 54, 64 + 46), b);
     return {with_fifth_bits(c, bits), widen_half(_mm512_permutex2var_epi16(a, words(0, 24, 48, 64 + 40), b)),
@@ -168,27 +175,26 @@ struct Q5_1 {
   }
 };
 
-// Superblocks with 8 scales. value = scale * (code - kOffset) + m; scales in lanes 0-7, m in lanes 8-15.
+// Superblocks with 8 scales. value = scale * (code - kOffset) - min; scales in lanes 0-7, mins in lanes 8-15.
 
-/// The 6-bit scales (bytes 0-7) and mins (bytes 8-15) of q4_k and q5_k: 0-3 in the low six bits of dwords 0 and 1 of
-/// the field, 4-7 in the nibbles of dword 2 with their upper bits on top of dwords 0 and 1.
-inline __m128i scales_and_mins(const std::uint8_t* field) noexcept {
-  const __m128i f = _mm_setr_epi32(static_cast<int>(load_u32(field)), static_cast<int>(load_u32(field + 4)),
-                                   static_cast<int>(load_u32(field + 8)), 0);
+/// The 6-bit scales (bytes 0-7) and mins (bytes 8-15) of q4_k and q5_k, whose first 16 bytes are d, dmin and three
+/// dwords: 0-3 in the low six bits of dwords 0 and 1, 4-7 in the nibbles of dword 2 with their upper bits on top of
+/// those.
+inline __m128i scales_and_mins(__m128i head) noexcept {
   const __m128i low =
-      _mm_and_si128(_mm_srlv_epi32(_mm_shuffle_epi32(f, _MM_SHUFFLE(2, 1, 2, 0)), _mm_setr_epi32(0, 0, 0, 4)),
+      _mm_and_si128(_mm_srlv_epi32(_mm_shuffle_epi32(head, _MM_SHUFFLE(3, 2, 3, 1)), _mm_setr_epi32(0, 0, 0, 4)),
                     _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
-  const __m128i high = _mm_and_si128(_mm_srli_epi32(_mm_shuffle_epi32(f, _MM_SHUFFLE(1, 1, 0, 0)), 2),
+  const __m128i high = _mm_and_si128(_mm_srli_epi32(_mm_shuffle_epi32(head, _MM_SHUFFLE(2, 2, 1, 1)), 2),
                                      _mm_setr_epi32(0, 0x30303030, 0, 0x30303030));
   return _mm_or_si128(low, high);
 }
 
-/// d * scale in lanes 0-7, -dmin * min in lanes 8-15; `p` points to d, dmin and the 12 bytes of scales.
-inline __m512 scaled(const void* p, const std::uint8_t* field) noexcept {
-  const __m512i factors = _mm512_castsi128_si512(_mm_set1_epi32(static_cast<int>(load_u32(p) ^ 0x80000000u)));
-  const __m512i index = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
-  const __m512 codes = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(scales_and_mins(field)));
-  return _mm512_mul_ps(widen_half(_mm512_permutexvar_epi16(index, factors)), codes);
+/// d * scale in lanes 0-7, dmin * min in lanes 8-15 of a q4_k or q5_k block.
+inline __m512 scaled(const std::byte* p) noexcept {
+  const __m128i head = load16(p);
+  const __m512 factors = _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1),
+                                               _mm512_castps128_ps512(_mm_cvtph_ps(head)));
+  return _mm512_mul_ps(factors, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(scales_and_mins(head))));
 }
 
 /// Codes of four groups from 64 bytes of q4_k and q5_k, upper nibbles not yet masked off.
@@ -219,7 +225,7 @@ struct Q4_K {
       const Codes c = nibbles_by_pairs(load64(b->qs + 64 * h));
       w.codes[h] = {_mm512_and_si512(c.low, mask), _mm512_and_si512(c.high, mask)};
     }
-    w.scale = scaled(p, b->scales);
+    w.scale = scaled(p);
     return w;
   }
 };
@@ -241,7 +247,7 @@ struct Q5_K {
       w.codes[h] = {join(c.low, _mm512_rolv_epi32(low_bits, rotate), 16),
                     join(c.high, _mm512_rolv_epi32(high_bits, rotate), 16)};
     }
-    w.scale = scaled(p, b->scales);
+    w.scale = scaled(p);
     return w;
   }
 };
@@ -277,6 +283,8 @@ struct Q6_K {
   static constexpr bool kHasMin = false;
   Codes codes[2];
   __m512 scale;
+  /// What the sum of 16 activations is multiplied by and subtracted.
+  __m512 minus() const noexcept { return _mm512_mul_ps(scale, _mm512_set1_ps(kOffset)); }
   static Q6_K load(const std::byte* p) noexcept {
     const auto* b = reinterpret_cast<const Block*>(p);
     const __m512i shift = by_group(0, 0, 4, 4);
@@ -301,6 +309,7 @@ struct Q2_K {
   static constexpr bool kHasMin = true;
   Codes codes[2];
   __m512 scale, min;
+  __m512 minus() const noexcept { return min; }
   static Q2_K load(const std::byte* p) noexcept {
     const auto* b = reinterpret_cast<const Block*>(p);
     const __m512i shift = by_group(0, 2, 4, 6), mask = _mm512_set1_epi8(3);
@@ -323,6 +332,8 @@ struct Q3_K {
   static constexpr bool kHasMin = false;
   Codes codes[2];
   __m512 scale;
+  /// What the sum of 16 activations is multiplied by and subtracted.
+  __m512 minus() const noexcept { return _mm512_mul_ps(scale, _mm512_set1_ps(kOffset)); }
   static Q3_K load(const std::byte* p) noexcept {
     const auto* b = reinterpret_cast<const Block*>(p);
     const __m512i low_bits = load16_to_all(b->hmask), high_bits = load16_to_all(b->hmask + 16);

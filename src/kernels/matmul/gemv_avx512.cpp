@@ -9,45 +9,54 @@ KVANT_TARGET_AVX512_BEGIN
 namespace kvant::kernels::avx512 {
 namespace {
 
-constexpr std::size_t kPrefetchBytes = 4096;  // far enough for the memory's latency, near enough to stay in L1 and L2
+constexpr std::size_t kPrefetchBytes = 4096;  // of float weights: far enough ahead for the memory's latency
 
-/// Rows of x that share an unpacked weight block; more would spill their sums.
-constexpr std::size_t kGroupRows = 4;
+/// A half of an activation block as the operand of two dot products.
+struct Operand {
+  __m512i low, high;
+};
 
-inline __m512i dot(__m512i sum, __m512i codes, const std::int8_t* q) noexcept {
-  return _mm512_dpbusd_epi32(sum, codes, _mm512_load_si512(q));
+inline Operand load_operand(const ActivationBlock& x, std::size_t half) noexcept {
+  return {_mm512_load_si512(x.q[half]), _mm512_load_si512(x.q[half] + 64)};
 }
 
-/// Minus kOffset times each lane's codes of x: where its products start.
+/// Minus kOffset times the sum of each lane's codes of x: where the lane's products start.
 template <int kOffset>
-__m512i start(const ActivationBlock& x, std::size_t half) noexcept {
+__m512i load_start(const ActivationBlock& x, std::size_t half) noexcept {
   if constexpr (kOffset == 0) return _mm512_setzero_si512();
   return _mm512_slli_epi32(_mm512_load_si512(x.negative_sum[half]), std::countr_zero(unsigned{kOffset}));
 }
 
-/// Both parts of a half: 4 lanes for each of its four groups.
-template <int kOffset>
-__m512 products(const Codes& w, const ActivationBlock& x, std::size_t half) noexcept {
-  const __m512i low = dot(start<kOffset>(x, half), w.low, x.q[half]);
-  return _mm512_cvtepi32_ps(dot(low, w.high, x.q[half] + 64));
+inline __m512 products(__m512i start, const Codes& w, const Operand& x) noexcept {
+  return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, w.low, x.low), w.high, x.high));
 }
+
+// A step unpacks weights (Step) and activations (Step::X) of equal extent and adds their product to 16 lanes.
 
 /// Four 32-value blocks.
 template <class Format>
 struct Blocks {
   static constexpr std::size_t kValues = 128;
   static constexpr std::size_t kBytes = 4 * sizeof(typename Format::Block);
+  struct X {
+    Operand q;
+    __m512i start;
+    __m512 scale, minus_sum;
+  };
+  static X load_x(const ActivationBlock* blocks, std::size_t step) noexcept {
+    const ActivationBlock& b = blocks[step / 2];
+    const std::size_t half = step % 2;
+    X x{load_operand(b, half), load_start<Format::kOffset>(b, half), _mm512_load_ps(b.lane_scale[half]), {}};
+    if constexpr (Format::kHasMin) {
+      x.minus_sum = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(b.negative_sum[half])), x.scale);
+    }
+    return x;
+  }
   Format w;
   static Blocks load(const std::byte* p) noexcept { return {Format::load(p)}; }
-  __m512 add(__m512 sum, const ActivationBlock* blocks, std::size_t step) const noexcept {
-    const ActivationBlock& x = blocks[step / 2];
-    const std::size_t half = step % 2;
-    const __m512 scale = _mm512_load_ps(x.lane_scale[half]);
-    if constexpr (Format::kHasMin) {
-      const __m512 minus_x = _mm512_cvtepi32_ps(_mm512_load_si512(x.negative_sum[half]));
-      sum = _mm512_fnmadd_ps(w.m, _mm512_mul_ps(minus_x, scale), sum);
-    }
-    return _mm512_fmadd_ps(products<Format::kOffset>(w.codes, x, half), _mm512_mul_ps(w.d, scale), sum);
+  __m512 add(__m512 sum, const X& x) const noexcept {
+    if constexpr (Format::kHasMin) sum = _mm512_fnmadd_ps(w.m, x.minus_sum, sum);
+    return _mm512_fmadd_ps(products(x.start, w.codes, x.q), _mm512_mul_ps(w.d, x.scale), sum);
   }
 };
 
@@ -56,17 +65,26 @@ template <class Format>
 struct Super8 {
   static constexpr std::size_t kValues = 256;
   static constexpr std::size_t kBytes = sizeof(typename Format::Block);
+  struct X {
+    Operand q[2];
+    __m512i start[2];
+    __m512 scale;  // scales in lanes 0-7, minus sums in lanes 8-15
+  };
+  static X load_x(const ActivationBlock* blocks, std::size_t step) noexcept {
+    const ActivationBlock& b = blocks[step];
+    return {{load_operand(b, 0), load_operand(b, 1)},
+            {load_start<Format::kOffset>(b, 0), load_start<Format::kOffset>(b, 1)},
+            _mm512_load_ps(b.scale)};
+  }
   Format w;
   static Super8 load(const std::byte* p) noexcept { return {Format::load(p)}; }
-  __m512 add(__m512 sum, const ActivationBlock* blocks, std::size_t step) const noexcept {
-    const ActivationBlock& x = blocks[step];
-    // One register: scales of x by scales of w in lanes 0-7, sums of x by mins of w in lanes 8-15.
-    const __m512 scale = _mm512_mul_ps(w.scale, _mm512_load_ps(x.scale));
+  __m512 add(__m512 sum, const X& x) const noexcept {
+    // One register: scales of w by scales of x in lanes 0-7, mins of w by sums of x in lanes 8-15.
+    const __m512 scale = _mm512_mul_ps(w.scale, x.scale);
     if constexpr (Format::kHasMin) sum = _mm512_mask_add_ps(sum, 0xff00, sum, scale);
     for (int h = 0; h < 2; ++h) {
       const __m512i index = by_group(4 * h, 4 * h + 1, 4 * h + 2, 4 * h + 3);
-      sum = _mm512_fmadd_ps(products<Format::kOffset>(w.codes[h], x, static_cast<std::size_t>(h)),
-                            _mm512_permutexvar_ps(index, scale), sum);
+      sum = _mm512_fmadd_ps(products(x.start[h], w.codes[h], x.q[h]), _mm512_permutexvar_ps(index, scale), sum);
     }
     return sum;
   }
@@ -77,74 +95,105 @@ template <class Format>
 struct Super16 {
   static constexpr std::size_t kValues = 256;
   static constexpr std::size_t kBytes = sizeof(typename Format::Block);
-  Format w;
-  __m512 min;  // what each 16 values of x are multiplied by and subtracted
-  static Super16 load(const std::byte* p) noexcept {
-    Super16 s{Format::load(p), {}};
-    if constexpr (Format::kHasMin) {
-      s.min = s.w.min;
-    } else {
-      s.min = _mm512_mul_ps(s.w.scale, _mm512_set1_ps(Format::kOffset));
-    }
-    return s;
-  }
-  __m512 add(__m512 sum, const ActivationBlock* blocks, std::size_t step) const noexcept {
-    const ActivationBlock& x = blocks[step];
+  struct X {
+    Operand q[2];
+    __m512 scale, sum;  // for each 16 values
+  };
+  static X load_x(const ActivationBlock* blocks, std::size_t step) noexcept {
+    const ActivationBlock& b = blocks[step];
     const __m512i pairs = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    const __m512 scale = _mm512_mul_ps(w.scale, _mm512_permutexvar_ps(pairs, _mm512_load_ps(x.scale)));
-    sum = _mm512_fnmadd_ps(min, _mm512_load_ps(x.half_sum), sum);
+    return {{load_operand(b, 0), load_operand(b, 1)},
+            _mm512_permutexvar_ps(pairs, _mm512_load_ps(b.scale)),
+            _mm512_load_ps(b.half_sum)};
+  }
+  Format w;
+  static Super16 load(const std::byte* p) noexcept { return {Format::load(p)}; }
+  __m512 add(__m512 sum, const X& x) const noexcept {
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512 scale = _mm512_mul_ps(w.scale, x.scale);
+    sum = _mm512_fnmadd_ps(w.minus(), x.sum, sum);
     for (int h = 0; h < 2; ++h) {
-      const __m512i low = dot(_mm512_setzero_si512(), w.codes[h].low, x.q[h]);
-      const __m512i high = dot(_mm512_setzero_si512(), w.codes[h].high, x.q[h] + 64);
+      const __m512 low = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(zero, w.codes[h].low, x.q[h].low));
+      const __m512 high = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(zero, w.codes[h].high, x.q[h].high));
       const int g = 8 * h;
-      sum =
-          _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_permutexvar_ps(by_group(g, g + 2, g + 4, g + 6), scale), sum);
-      sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high),
-                            _mm512_permutexvar_ps(by_group(g + 1, g + 3, g + 5, g + 7), scale), sum);
+      sum = _mm512_fmadd_ps(low, _mm512_permutexvar_ps(by_group(g, g + 2, g + 4, g + 6), scale), sum);
+      sum = _mm512_fmadd_ps(high, _mm512_permutexvar_ps(by_group(g + 1, g + 3, g + 5, g + 7), scale), sum);
     }
     return sum;
   }
 };
 
-/// One row of weights by kRows rows of x, `stride` blocks apart.
-template <class Step, std::size_t kRows>
-void row_products(const std::byte* weights, std::size_t cols, const ActivationBlock* x, std::size_t stride, float* y,
-                  std::size_t y_stride) noexcept {
-  __m512 sums[kRows];
-  for (__m512& sum : sums) sum = _mm512_setzero_ps();
-  const auto add = [&](const std::byte* p, std::size_t step) {
-    const Step w = Step::load(p);
-    for (std::size_t r = 0; r < kRows; ++r) sums[r] = w.add(sums[r], x + r * stride, step);
+/// kOut rows of weights by kRows rows of x, `stride` blocks apart, one of the two counts being 1: activations are
+/// loaded once for all weights, or weights unpacked once for all activations.
+template <class Step, std::size_t kOut, std::size_t kRows>
+requires(kOut == 1 || kRows == 1) void products(const std::byte* weights, std::size_t row_bytes, std::size_t cols,
+                                                const ActivationBlock* x, std::size_t stride, float* y,
+                                                std::size_t y_stride) noexcept {
+  __m512 sums[kOut][kRows];
+  for (auto& row : sums) {
+    for (__m512& sum : row) sum = _mm512_setzero_ps();
+  }
+  const auto add = [&](const std::byte* p, std::size_t distance, std::size_t step) {
+    if constexpr (kRows == 1) {
+      const typename Step::X operand = Step::load_x(x, step);
+      for (std::size_t o = 0; o < kOut; ++o) sums[o][0] = Step::load(p + o * distance).add(sums[o][0], operand);
+    } else {
+      const Step w = Step::load(p);
+      for (std::size_t r = 0; r < kRows; ++r) sums[0][r] = w.add(sums[0][r], Step::load_x(x + r * stride, step));
+    }
   };
   const std::size_t steps = cols / Step::kValues;
-  for (std::size_t s = 0; s < steps; ++s, weights += Step::kBytes) {
-    for (std::size_t line = 0; line < Step::kBytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(weights + kPrefetchBytes + line), _MM_HINT_T0);
+  // One stream through memory, also where several rows are read at a time: prefetched in order, ahead of the group.
+  const std::byte* ahead = weights + std::max(kPrefetchBytes, kOut > 1 ? kOut * row_bytes : 0);
+  for (std::size_t s = 0; s < steps; ++s, weights += Step::kBytes, ahead += kOut * Step::kBytes) {
+    for (std::size_t line = 0; line < kOut * Step::kBytes; line += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + line), _MM_HINT_T0);
     }
-    add(weights, s);
+    add(weights, row_bytes, s);
   }
   if (const std::size_t rest = cols % Step::kValues; rest != 0) {
-    alignas(64) std::byte last[Step::kBytes] = {};
-    std::memcpy(last, weights, rest * Step::kBytes / Step::kValues);
-    add(last, steps);
+    alignas(64) std::byte last[kOut][Step::kBytes] = {};
+    for (std::size_t o = 0; o < kOut; ++o) {
+      std::memcpy(last[o], weights + o * row_bytes, rest * Step::kBytes / Step::kValues);
+    }
+    add(last[0], Step::kBytes, steps);
   }
-  for (std::size_t r = 0; r < kRows; ++r) y[r * y_stride] = _mm512_reduce_add_ps(sums[r]);
+  for (std::size_t o = 0; o < kOut; ++o) {
+    for (std::size_t r = 0; r < kRows; ++r) y[r * y_stride + o] = _mm512_reduce_add_ps(sums[o][r]);
+  }
+}
+
+/// Rows of weights that share loaded activations at decode: two of few bits, as wide ones are limited by memory alone.
+template <class Step>
+constexpr std::size_t kOutRows = Step::kBytes * 4 > Step::kValues * 3 ? 1 : 2;
+/// Rows of x that share unpacked weights; more would spill their sums.
+constexpr std::size_t kXRows = 4;
+
+/// kOut rows of weights, from row `o` on, by all rows of x.
+template <class Step, std::size_t kOut>
+void row_group(const GemvArgs& a, std::size_t o) noexcept {
+  const std::size_t row_bytes = a.cols * Step::kBytes / Step::kValues;
+  const std::size_t stride = activation_blocks(a.cols);
+  const std::byte* w = a.weights + o * row_bytes;
+  float* y = a.y + o;
+  std::size_t r = 0;
+  for (; r + kXRows <= a.x.rows; r += kXRows) {
+    for (std::size_t i = 0; i < kOut; ++i) {
+      products<Step, 1, kXRows>(w + i * row_bytes, row_bytes, a.cols, a.blocks + r * stride, stride,
+                                y + r * a.y_stride + i, a.y_stride);
+    }
+  }
+  for (; r < a.x.rows; ++r) {
+    products<Step, kOut, 1>(w, row_bytes, a.cols, a.blocks + r * stride, stride, y + r * a.y_stride, a.y_stride);
+  }
 }
 
 template <class Step>
 void gemv(const GemvArgs& a) noexcept {
-  const std::size_t row_bytes = a.cols * Step::kBytes / Step::kValues;
-  const std::size_t stride = activation_blocks(a.cols);
-  for (std::size_t o = 0; o < a.rows; ++o) {
-    const std::byte* w = a.weights + o * row_bytes;
-    std::size_t r = 0;
-    for (; r + kGroupRows <= a.x.rows; r += kGroupRows) {
-      row_products<Step, kGroupRows>(w, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, a.y_stride);
-    }
-    for (; r < a.x.rows; ++r) {
-      row_products<Step, 1>(w, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, a.y_stride);
-    }
-  }
+  constexpr std::size_t kOut = kOutRows<Step>;
+  std::size_t o = 0;
+  for (; o + kOut <= a.rows; o += kOut) row_group<Step, kOut>(a, o);
+  for (; o < a.rows; ++o) row_group<Step, 1>(a, o);
 }
 
 /// Four sums of 16 lanes each, so that four products are under way at once.
