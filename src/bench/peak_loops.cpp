@@ -8,7 +8,9 @@
 namespace kvant::bench {
 namespace {
 
-constexpr std::size_t kChains = 12;  ///< independent chains: more than latency times throughput of any unit here
+/// Independent chains, more than latency times throughput of any unit here. They start from different values, lest the
+/// compiler see that all are one.
+constexpr std::size_t kChains = 12;
 
 /// The bits of a register of `size` bytes folded to one word.
 std::uint64_t fold(const void* vector, std::size_t size) noexcept {
@@ -37,7 +39,8 @@ std::uint64_t read(const std::uint8_t* bytes, std::size_t n) noexcept {
 }
 
 std::uint64_t f32(std::size_t rounds) noexcept {
-  float x[kLanes] = {};
+  float x[kLanes];
+  for (std::size_t c = 0; c < kLanes; ++c) x[c] = static_cast<float>(c);
   for (std::size_t r = 0; r < rounds; ++r) {
     for (std::size_t c = 0; c < kLanes; ++c) x[c] = x[c] * 0.999f + 0.5f;
   }
@@ -67,7 +70,9 @@ static std::uint64_t read(const std::uint8_t* bytes, std::size_t n) noexcept {
 }
 
 static std::uint64_t f32(std::size_t rounds) noexcept {
-  __m256 x[kChains] = {};
+  __m256 x[kChains];
+  KVANT_UNROLL
+  for (std::size_t c = 0; c < kChains; ++c) x[c] = _mm256_set1_ps(static_cast<float>(c));
   const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(0.5f);
   for (std::size_t r = 0; r < rounds; ++r) {
     KVANT_UNROLL
@@ -78,7 +83,9 @@ static std::uint64_t f32(std::size_t rounds) noexcept {
 }
 
 static std::uint64_t int8(std::size_t rounds) noexcept {
-  __m256i x[kChains] = {};
+  __m256i x[kChains];
+  KVANT_UNROLL
+  for (std::size_t c = 0; c < kChains; ++c) x[c] = _mm256_set1_epi32(static_cast<int>(c));
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i u = _mm256_set1_epi8(3);
   for (std::size_t r = 0; r < rounds; ++r) {
@@ -112,7 +119,9 @@ static std::uint64_t read(const std::uint8_t* bytes, std::size_t n) noexcept {
 }
 
 static std::uint64_t f32(std::size_t rounds) noexcept {
-  __m512 x[kChains] = {};
+  __m512 x[kChains];
+  KVANT_UNROLL
+  for (std::size_t c = 0; c < kChains; ++c) x[c] = _mm512_set1_ps(static_cast<float>(c));
   const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(0.5f);
   for (std::size_t r = 0; r < rounds; ++r) {
     KVANT_UNROLL
@@ -123,7 +132,9 @@ static std::uint64_t f32(std::size_t rounds) noexcept {
 }
 
 static std::uint64_t int8(std::size_t rounds) noexcept {
-  __m512i x[kChains] = {};
+  __m512i x[kChains];
+  KVANT_UNROLL
+  for (std::size_t c = 0; c < kChains; ++c) x[c] = _mm512_set1_epi32(static_cast<int>(c));
   const __m512i u = _mm512_set1_epi8(3), s = _mm512_set1_epi8(5);
   for (std::size_t r = 0; r < rounds; ++r) {
     KVANT_UNROLL
@@ -140,7 +151,9 @@ KVANT_TARGET_AVX512BF16_BEGIN
 namespace kvant::bench::avx512 {
 
 static std::uint64_t bf16(std::size_t rounds) noexcept {
-  __m512 x[kChains] = {};
+  __m512 x[kChains];
+  KVANT_UNROLL
+  for (std::size_t c = 0; c < kChains; ++c) x[c] = _mm512_set1_ps(static_cast<float>(c));
   const __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.5f)), b = a;
   for (std::size_t r = 0; r < rounds; ++r) {
     KVANT_UNROLL
@@ -171,7 +184,9 @@ static std::uint64_t read(const std::uint8_t* bytes, std::size_t n) noexcept {
 }
 
 static std::uint64_t f32(std::size_t rounds) noexcept {
-  float32x4_t x[kChains] = {};
+  float32x4_t x[kChains];
+  KVANT_UNROLL
+  for (std::size_t c = 0; c < kChains; ++c) x[c] = vdupq_n_f32(static_cast<float>(c));
   const float32x4_t a = vdupq_n_f32(0.999f), b = vdupq_n_f32(0.5f);
   for (std::size_t r = 0; r < rounds; ++r) {
     KVANT_UNROLL
@@ -182,7 +197,9 @@ static std::uint64_t f32(std::size_t rounds) noexcept {
 }
 
 static std::uint64_t int8(std::size_t rounds) noexcept {
-  int32x4_t x[kChains] = {};
+  int32x4_t x[kChains];
+  KVANT_UNROLL
+  for (std::size_t c = 0; c < kChains; ++c) x[c] = vdupq_n_s32(static_cast<int>(c));
   const int8x16_t a = vdupq_n_s8(3), b = vdupq_n_s8(5);
   for (std::size_t r = 0; r < rounds; ++r) {
     KVANT_UNROLL

@@ -1,8 +1,9 @@
 #include "bench/roofline.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <numeric>
+#include <algorithm>
 
 #include "base/aligned_buffer.h"
 #include "bench/peak_loops.h"
@@ -25,20 +26,21 @@ TEST(PeakLoops, ReadVisitsEveryWord) {
   }
 }
 
-TEST(Roofline, EveryTierReachesMoreThanTheOneBelow) {
-  // A tier's registers are at least as wide, and an int8 or bf16 product does at least twice the work of an f32 one.
+TEST(Roofline, RatesStandInTheRatioOfTheInstructions) {
   ThreadPool pool(1);
-  double below = 0;
   for (const Isa isa : supported_isas()) {
     const Roofline r = measure_roofline(pool, isa);
-    EXPECT_GT(r.read_gb_s, 0.5) << name(isa);
-    EXPECT_GT(r.f32_gflops, 0.8 * below) << name(isa);
-    below = r.f32_gflops;
-    if (isa == Isa::avx512) {
-      EXPECT_GT(r.int8_gops, 1.5 * r.f32_gflops);
-      if (has_avx512_bf16()) EXPECT_GT(r.bf16_gflops, 1.2 * r.f32_gflops);
+    EXPECT_GT(r.read_gb_s, 0) << name(isa);
+    EXPECT_GT(r.f32_gflops, 0) << name(isa);
+    EXPECT_EQ(r.int8_gops > 0, isa != Isa::scalar) << name(isa);
+    EXPECT_EQ(r.bf16_gflops > 0, isa == Isa::avx512 && has_avx512_bf16()) << name(isa);
+    if (isa != Isa::avx512) continue;
+    // A bf16 dot product does 2 and an int8 dot product 4 times the work of an f32 one, at up to twice its rate: where
+    // a core splits one kind of 512-bit operation and not the other.
+    EXPECT_THAT(r.int8_gops / r.f32_gflops, testing::AllOf(testing::Gt(1.6), testing::Lt(10)));
+    if (r.bf16_gflops > 0) {
+      EXPECT_THAT(r.bf16_gflops / r.f32_gflops, testing::AllOf(testing::Gt(0.8), testing::Lt(5)));
     }
-    if (isa == Isa::scalar) EXPECT_EQ(r.int8_gops, 0);
   }
 }
 
