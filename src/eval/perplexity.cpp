@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <vector>
 
 #include "base/error.h"
 
@@ -77,13 +78,6 @@ class Scorer {
 };
 
 }  // namespace
-
-std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text) {
-  KVANT_CHECK(!text.empty(), ErrorCode::invalid_argument, "the text is empty");
-  std::vector<engine::Token> tokens = tokenizer.encode(text, false);
-  if (tokenizer.add_bos()) tokens.insert(tokens.begin(), tokenizer.bos());
-  return tokens;
-}
 
 PerplexityResult perplexity(engine::Engine& engine, std::span<const engine::Token> text,
                             const PerplexityOptions& options) {

@@ -1,8 +1,6 @@
 #pragma once
 #include <cstddef>
 #include <span>
-#include <string_view>
-#include <vector>
 
 #include "base/progress.h"
 #include "codec/spec.h"
@@ -24,10 +22,6 @@ struct PerplexityResult {
   std::size_t tokens = 0;  ///< tokens scored
   cache::CacheUsage usage;
 };
-
-/// Ids of an evaluation text: special tokens written in it stay plain text, BOS comes first where the vocabulary adds
-/// one. Throws invalid_argument on an empty text or invalid UTF-8.
-std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text);
 
 /// Perplexity with the chunk protocol of llama-perplexity: the text is cut into windows of `context` tokens; in each,
 /// the first token is replaced by BOS where the vocabulary adds one; tokens from context/2 on are scored, each given

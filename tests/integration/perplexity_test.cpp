@@ -19,7 +19,7 @@ using integration::own_model;
 
 PerplexityResult run(engine::Engine& engine, const std::filesystem::path& text, const char* k, const char* v,
                      std::size_t chunks) {
-  const auto tokens = encode_text(engine.tokenizer(), read_text(text.string()));
+  const auto tokens = engine.tokenizer().encode(read_text(text.string()), false);
   return perplexity(engine, tokens,
                     {.chunks = chunks, .k = codec::parse_cache_spec(k), .v = codec::parse_cache_spec(v)});
 }
@@ -87,7 +87,21 @@ TEST(Perplexity, NeedsOneWindowAtLeast) {
   EXPECT_EQ(message(511, 512), "the text has 511 tokens, less than one window of 512");
   EXPECT_EQ(message(10, 2), "a context of 2 tokens is too short, at least 3 are needed");
   EXPECT_EQ(message(3, 3), "accepted");
-  EXPECT_THROW(encode_text(engine.tokenizer(), ""), Error);
+}
+
+TEST(Perplexity, EveryWindowStartsWithBosWhereTheVocabularyAddsOne) {
+  const auto path = data_file("gguf/stories260K.llama-f32.gguf");
+  KVANT_REQUIRE_FILE(path);
+  engine::Engine engine(path.string(), options(kernels::Precision::reference));
+  ASSERT_TRUE(engine.tokenizer().add_bos());
+  auto tokens = integration::random_tokens(70, engine.config().vocabulary, 8);
+  const PerplexityOptions settings{.context = 32};
+  const double before = perplexity(engine, tokens, settings).perplexity;
+  tokens[0] = tokens[32] = engine.tokenizer().bos();
+  tokens[64] = 17;  // beyond the last whole window
+  EXPECT_EQ(perplexity(engine, tokens, settings).perplexity, before);
+  tokens[1] ^= 1;
+  EXPECT_NE(perplexity(engine, tokens, settings).perplexity, before);
 }
 
 TEST(Perplexity, LogitsThatAreNotFiniteNameTheChunk) {
