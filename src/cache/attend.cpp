@@ -126,21 +126,28 @@ void Attend::attend_page(const Call& call, const Tile& tile, std::size_t page, S
     const std::size_t sees = tile.end() - tile.tokens + r / shape_.group + 1;
     s.visible[r] = sees > start ? std::min(kPageTokens, sees - start) : 0;
   }
+  const PageStore& key_pages = call.keys.layers[call.layer];
+  const PageStore& value_pages = call.values.layers[call.layer];
   const auto sequence = static_cast<std::size_t>(tile.segment->sequence);
-  const auto decoded = [&](const Side& side, const std::byte* data) {
-    side.kernels->decode(data, tokens * dims_, s.page.data());
-    return reinterpret_cast<const std::byte*>(s.page.data());
-  };
+  const std::byte* keys = key_pages.page(sequence, tile.kv_head, page);
+  const std::byte* values = value_pages.page(sequence, tile.kv_head, page);
+  const bool last = start + kPageTokens >= tile.end();
+  kernels::ScoreArgs score{s.q.data(), rows, dims_, keys, tokens, s.logits.data(), {values, value_pages.page_bytes()}};
+  kernels::MixArgs mix{
+      s.logits.data(), s.rescale.data(), rows, dims_,
+      values,          tokens,           out,  {keys + key_pages.page_bytes(), last ? 0 : key_pages.page_bytes()}};
   const bool fused = rows <= kFusedRows;
-  const std::byte* keys = call.keys.layers[call.layer].page(sequence, tile.kv_head, page);
-  const kernels::ScoreArgs score{s.q.data(), rows,           dims_, fused ? keys : decoded(call.keys, keys),
-                                 tokens,     s.logits.data()};
+  if (!fused) score.keys = decode(call.keys, keys, tokens, s);
   (fused ? call.keys.kernels : decoded_)->score(score);
   kernels_->softmax({rows, shape_.score_scale, s.visible.data(), s.logits.data(), states, s.rescale.data()});
-  const std::byte* values = call.values.layers[call.layer].page(sequence, tile.kv_head, page);
-  const kernels::MixArgs mix{
-      s.logits.data(), s.rescale.data(), rows, dims_, fused ? values : decoded(call.values, values), tokens, out};
+  if (!fused) mix.values = decode(call.values, values, tokens, s);
   (fused ? call.values.kernels : decoded_)->mix(mix);
+}
+
+/// The page in f32, as pages of that type lie.
+const std::byte* Attend::decode(const Side& side, const std::byte* page, std::size_t tokens, Scratch& s) const {
+  side.kernels->decode(page, tokens * dims_, s.page.data());
+  return reinterpret_cast<const std::byte*>(s.page.data());
 }
 
 void Attend::attend_chunk(const Call& call, const Tile& tile, std::size_t chunk, Scratch& s,

@@ -64,6 +64,7 @@ class Attend {
                     float* out) const;
   void attend_page(const Call& call, const Tile& tile, std::size_t page, Scratch& s, kernels::SoftmaxState* states,
                    float* out) const;
+  const std::byte* decode(const Side& side, const std::byte* page, std::size_t tokens, Scratch& s) const;
   void attend_tile(const Call& call, const Tile& tile, Scratch& s) const;
   void merge_partials(const Call& call, const Task& task, Scratch& s) const;
   void finish(const Call& call, const Tile& tile, Scratch& s) const;

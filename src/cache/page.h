@@ -30,6 +30,7 @@ class PageStore {
   std::byte* vector(std::size_t sequence, std::size_t kv_head, std::size_t position) const noexcept {
     return page(sequence, kv_head, position / kPageTokens) + position % kPageTokens * grid_.vector_bytes;
   }
+  std::size_t page_bytes() const noexcept { return grid_.page_bytes(); }
   /// As allocated.
   std::size_t bytes() const noexcept { return memory_.bytes(); }
 

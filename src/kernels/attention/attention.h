@@ -20,6 +20,12 @@ namespace kvant::kernels {
 /// Tokens of a page.
 constexpr std::size_t kPageTokens = 64;
 
+/// Memory that will be read next; the kernel starts to load it on its way.
+struct Upcoming {
+  const std::byte* data = nullptr;
+  std::size_t bytes = 0;
+};
+
 /// logits[r][t] = sum_i q[r][i] * decode(keys[t])[i]   (r < rows, t < tokens); products and sums in f32.
 struct ScoreArgs {
   const float* q;         ///< [rows][dims]
@@ -28,6 +34,7 @@ struct ScoreArgs {
   const std::byte* keys;  ///< one page; all of it may be read
   std::size_t tokens;     ///< 1 to 64
   float* logits;          ///< [rows][64]; undefined from `tokens` on
+  Upcoming next = {};
 };
 
 /// What a row has seen so far: the softmax over all of it is sum of exp(logit - max) * value, divided by `sum`.
@@ -57,6 +64,7 @@ struct MixArgs {
   const std::byte* values;  ///< one page
   std::size_t tokens;       ///< 1 to 64; the rest is not read
   float* out;               ///< [rows][dims]
+  Upcoming next = {};
 };
 
 /// The kernels of one stored type.

@@ -3,36 +3,57 @@
 
 namespace {
 
-/// Rows that one register tile takes at most, and rows of each tile where there are more.
-constexpr std::size_t kMaxRows = F32::kAccumulators < 8 ? 2 : 8;
-constexpr std::size_t kTileRows = F32::kAccumulators < 8 ? 2 : 6;
+/// Rows of a register tile at most.
+constexpr std::size_t kScoreRows = F32::kRegisters < 16 ? 2 : 6;
+constexpr std::size_t kMixRows = F32::kRegisters < 16 ? 2 : 8;
 
-/// How many vectors (1, 2 or 4) each of `rows` rows may sum into so that all sums stay in registers.
+/// How many vectors (4, 2 or 1) each of `rows` rows may sum into, so that all sums stay in registers beside as many
+/// operands of one kind and one of the other.
 constexpr std::size_t tile_width(std::size_t rows) {
-  const std::size_t fit = F32::kAccumulators / rows;
-  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+  for (std::size_t width : {4, 2}) {
+    if (rows * width + width + 1 <= F32::kRegisters) return width;
+  }
+  return 1;
 }
 
-/// Calls the function of `table` for row counts up to kMaxRows as often as it takes to cover all rows.
-template <class Args, std::size_t n>
-void for_row_tiles(const std::array<void (*)(const Args&, std::size_t) noexcept, n>& table, const Args& args) noexcept {
-  std::size_t first = 0;
-  for (; args.rows - first > kMaxRows; first += kTileRows) table[kTileRows - 1](args, first);
-  table[args.rows - first - 1](args, first);
+/// Covers all rows by tiles of nearly equal size; table[n - 1](args, first) computes n rows.
+template <class Args, std::size_t max>
+void for_row_tiles(const std::array<void (*)(const Args&, std::size_t) noexcept, max>& table,
+                   const Args& args) noexcept {
+  std::size_t tiles = (args.rows + max - 1) / max;
+  for (std::size_t first = 0; first < args.rows; --tiles) {
+    const std::size_t rows = (args.rows - first + tiles - 1) / tiles;
+    table[rows - 1](args, first);
+    first += rows;
+  }
+}
+
+constexpr std::size_t kLine = 64;  // bytes of a cache line
+
+/// Starts to load lines [first, last) of `next`.
+[[gnu::always_inline]] inline void prefetch(const Upcoming& next, std::size_t first, std::size_t last) noexcept {
+  for (std::size_t i = first; i < std::min(last, next.bytes / kLine); ++i)
+    __builtin_prefetch(next.data + i * kLine, 0, 2);
 }
 
 /// logits[r][t] = the sum of the lanes of sums[r][t]
 template <std::size_t rows, std::size_t tokens>
-void store_sums(const F32 (&sums)[rows][tokens], float* logits) noexcept {
+[[gnu::always_inline]] inline void store_sums(const F32 (&sums)[rows][tokens], float* logits) noexcept {
   constexpr std::size_t kStep = 4 / tokens;  // rows that one sum4 covers
+  constexpr std::size_t kLast = rows - 1;
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; r += kStep) {
+    float* to = logits + r * kPageTokens;
+    if constexpr (tokens == 4) {
+      sum4(sums[r][0], sums[r][1], sums[r][2], sums[r][3], to);
+      continue;
+    }
     float out[4];
-    const auto at = [&](std::size_t i) { return sums[std::min(r + i / tokens, rows - 1)][i % tokens]; };
-    sum4(at(0), at(1), at(2), at(3), out);
+    sum4(sums[r][0], sums[std::min(r + 1 / tokens, kLast)][1 % tokens], sums[std::min(r + 2 / tokens, kLast)][0],
+         sums[std::min(r + 3 / tokens, kLast)][3 % tokens], out);
     KVANT_UNROLL
     for (std::size_t i = 0; i < 4; ++i) {
-      if (r + i / tokens < rows) logits[(r + i / tokens) * kPageTokens + i % tokens] = out[i];
+      if (r + i / tokens < rows) to[i / tokens * kPageTokens + i % tokens] = out[i];
     }
   }
 }
@@ -40,14 +61,19 @@ void store_sums(const F32 (&sums)[rows][tokens], float* logits) noexcept {
 template <TensorType type, std::size_t rows>
 void score_rows(const ScoreArgs& a, std::size_t first_row) noexcept {
   constexpr std::size_t kTokens = tile_width(rows);
+  const std::size_t ahead = first_row == 0 ? a.next.bytes / kLine * kTokens / kPageTokens : 0;
   const std::size_t row_bytes = a.dims / kBlock * Block<type>::kBytes;
   const float* q = a.q + first_row * a.dims;
   float* logits = a.logits + first_row * kPageTokens;
   for (std::size_t t0 = 0; t0 < a.tokens; t0 += kTokens) {
     const std::byte* keys = a.keys + t0 * row_bytes;
+    prefetch(a.next, t0 / kTokens * ahead, (t0 / kTokens + 1) * ahead);
     F32 sums[rows][kTokens];
     KVANT_UNROLL
-    for (std::size_t i = 0; i < rows * kTokens; ++i) sums[i / kTokens][i % kTokens] = zero();
+    for (auto& row : sums) {
+      KVANT_UNROLL
+      for (F32& s : row) s = zero();
+    }
     for (std::size_t b = 0; b < a.dims / kBlock; ++b) {
       KVANT_UNROLL
       for (std::size_t c = 0; c < kBlock / kLanes; ++c) {
@@ -58,7 +84,7 @@ void score_rows(const ScoreArgs& a, std::size_t first_row) noexcept {
         }
         KVANT_UNROLL
         for (std::size_t r = 0; r < rows; ++r) {
-          const F32 x = load(q + r * a.dims + b * kBlock + c * kLanes);
+          const F32 x = in_register(load(q + r * a.dims + b * kBlock + c * kLanes));
           KVANT_UNROLL
           for (std::size_t t = 0; t < kTokens; ++t) sums[r][t] = fma(x, k[t], sums[r][t]);
         }
@@ -84,6 +110,7 @@ void mix_columns(const MixArgs& a, std::size_t first_row, std::size_t b, std::si
   const std::byte* values = a.values + b * Block<type>::kBytes;
   for (std::size_t t = 0; t < a.tokens; ++t, values += row_bytes) {
     const Block<type> block(values);
+    if (c0 == 0 && first_row == 0) prefetch(a.next, b * kPageTokens + t, b * kPageTokens + t + 1);
     F32 v[width];
     KVANT_UNROLL
     for (std::size_t c = 0; c < width; ++c) v[c] = block.get(c0 + c);
@@ -109,24 +136,22 @@ void mix_rows(const MixArgs& a, std::size_t first_row) noexcept {
   }
 }
 
-using RowCounts = std::make_index_sequence<kMaxRows>;
-
 template <TensorType type, std::size_t... i>
 void score_any(const ScoreArgs& a, std::index_sequence<i...>) noexcept {
-  for_row_tiles<ScoreArgs, kMaxRows>({score_rows<type, i + 1>...}, a);
+  for_row_tiles<ScoreArgs, kScoreRows>({score_rows<type, i + 1>...}, a);
 }
 template <TensorType type>
 void score(const ScoreArgs& a) noexcept {
-  score_any<type>(a, RowCounts{});
+  score_any<type>(a, std::make_index_sequence<kScoreRows>{});
 }
 
 template <TensorType type, std::size_t... i>
 void mix_any(const MixArgs& a, std::index_sequence<i...>) noexcept {
-  for_row_tiles<MixArgs, kMaxRows>({mix_rows<type, i + 1>...}, a);
+  for_row_tiles<MixArgs, kMixRows>({mix_rows<type, i + 1>...}, a);
 }
 template <TensorType type>
 void mix(const MixArgs& a) noexcept {
-  mix_any<type>(a, RowCounts{});
+  mix_any<type>(a, std::make_index_sequence<kMixRows>{});
 }
 
 float exp_of(float x) noexcept {

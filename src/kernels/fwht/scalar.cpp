@@ -1,9 +1,12 @@
+#include "kernels/fwht/scalar.h"
+
 #include <cmath>
-#include <cstddef>
 
-namespace kvant::kernels::scalar {
+namespace kvant::kernels {
 
-void fwht(float* x, std::size_t n) noexcept {
+float scale_of(std::size_t n) noexcept { return static_cast<float>(1 / std::sqrt(static_cast<double>(n))); }
+
+void scalar::fwht(float* x, std::size_t n) noexcept {
   for (std::size_t step = 1; step < n; step *= 2) {
     for (std::size_t i = 0; i < n; i += 2 * step) {
       for (std::size_t j = i; j < i + step; ++j) {
@@ -14,8 +17,8 @@ void fwht(float* x, std::size_t n) noexcept {
       }
     }
   }
-  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(n)));
+  const float scale = scale_of(n);
   for (std::size_t i = 0; i < n; ++i) x[i] *= scale;
 }
 
-}  // namespace kvant::kernels::scalar
+}  // namespace kvant::kernels

@@ -14,7 +14,7 @@ struct I32 {
 };
 struct F32 {
   static constexpr std::size_t kLanes = 8;
-  static constexpr int kAccumulators = 12;
+  static constexpr std::size_t kRegisters = 16;
   __m256 v;
 };
 
@@ -38,6 +38,11 @@ inline F32 broadcast_f16(const std::byte* p) {
   std::uint16_t bits;
   __builtin_memcpy(&bits, p, sizeof bits);
   return {_mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
+}
+
+inline F32 in_register(F32 a) {
+  asm("" : "+x"(a.v));
+  return a;
 }
 
 inline F32 operator+(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -64,6 +69,22 @@ inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
 }
 
+inline float min(F32 a) {
+  __m128 s = _mm_min_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_min_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_min_ss(s, _mm_movehdup_ps(s)));
+}
+inline bool all_within(F32 a, F32 limit) {
+  const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a.v);
+  return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, limit.v, _CMP_NLE_UQ)) == 0;
+}
+inline F32 with_sign_of(F32 magnitude, F32 sign) {
+  return {_mm256_or_ps(magnitude.v, _mm256_and_ps(sign.v, _mm256_set1_ps(-0.0F)))};
+}
+inline void store_f16(std::byte* p, F32 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
+
 inline I32 broadcast_i32(std::int32_t x) { return {_mm256_set1_epi32(x)}; }
 inline I32 load_u8(const std::uint8_t* p) { return {_mm256_cvtepu8_epi32(load_8_bytes(p))}; }
 inline I32 load_i8(const std::int8_t* p) { return {_mm256_cvtepi8_epi32(load_8_bytes(p))}; }
@@ -85,6 +106,23 @@ I32 shift_right(I32 a) {
 }
 inline F32 to_f32(I32 a) { return {_mm256_cvtepi32_ps(a.v)}; }
 inline I32 to_i32(F32 a) { return {_mm256_cvtps_epi32(a.v)}; }
+inline I32 truncate(F32 a) { return {_mm256_cvttps_epi32(a.v)}; }
+inline I32 min(I32 a, I32 b) { return {_mm256_min_epi32(a.v, b.v)}; }
+inline void store_u8(std::uint8_t* p, I32 a) {
+  const __m256i first = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
+                                         -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i bytes = _mm256_shuffle_epi8(a.v, first);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p),
+                   _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+}
+inline void store_u16(std::byte* p, I32 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1)));
+}
+inline std::uint32_t mask_of_16(I32 a) {
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a.v, 27))));
+}
+inline I32 as_i32(F32 a) { return {_mm256_castps_si256(a.v)}; }
 inline F32 as_f32(I32 a) { return {_mm256_castsi256_ps(a.v)}; }
 
 struct NibbleLine {

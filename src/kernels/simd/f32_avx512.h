@@ -14,7 +14,7 @@ struct I32 {
 };
 struct F32 {
   static constexpr std::size_t kLanes = 16;
-  static constexpr int kAccumulators = 24;
+  static constexpr std::size_t kRegisters = 32;
   __m512 v;
 };
 
@@ -36,6 +36,11 @@ inline F32 broadcast_f16(const std::byte* p) {
   std::uint16_t bits;
   __builtin_memcpy(&bits, p, sizeof bits);
   return {_mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
+}
+
+inline F32 in_register(F32 a) {
+  asm("" : "+v"(a.v));
+  return a;
 }
 
 inline F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -61,6 +66,16 @@ inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 
+inline float min(F32 a) { return _mm512_reduce_min_ps(a.v); }
+inline bool all_within(F32 a, F32 limit) { return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), limit.v, _CMP_NLE_UQ) == 0; }
+inline F32 with_sign_of(F32 magnitude, F32 sign) {
+  return {_mm512_or_ps(magnitude.v, _mm512_and_ps(sign.v, _mm512_set1_ps(-0.0F)))};
+}
+inline void store_f16(std::byte* p, F32 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
 inline I32 broadcast_i32(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I32 load_u8(const std::uint8_t* p) { return {_mm512_cvtepu8_epi32(load_16_bytes(p))}; }
 inline I32 load_i8(const std::int8_t* p) { return {_mm512_cvtepi8_epi32(load_16_bytes(p))}; }
@@ -80,6 +95,16 @@ I32 shift_right(I32 a) {
 }
 inline F32 to_f32(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I32 to_i32(F32 a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline I32 truncate(F32 a) { return {_mm512_cvttps_epi32(a.v)}; }
+inline I32 min(I32 a, I32 b) { return {_mm512_min_epi32(a.v, b.v)}; }
+inline void store_u8(std::uint8_t* p, I32 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+inline void store_u16(std::byte* p, I32 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v));
+}
+inline std::uint32_t mask_of_16(I32 a) { return _mm512_test_epi32_mask(a.v, _mm512_set1_epi32(16)); }
+inline I32 as_i32(F32 a) { return {_mm512_castps_si512(a.v)}; }
 inline F32 as_f32(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
 
 /// A table of the 16 values: one permutation reads the low 4 bits of each lane and ignores the others.

@@ -14,7 +14,7 @@ struct I32 {
 };
 struct F32 {
   static constexpr std::size_t kLanes = 4;
-  static constexpr int kAccumulators = 24;
+  static constexpr std::size_t kRegisters = 32;
   float32x4_t v;
 };
 
@@ -45,6 +45,11 @@ inline F32 broadcast_f16(const std::byte* p) {
   return {vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits)))};
 }
 
+inline F32 in_register(F32 a) {
+  asm("" : "+w"(a.v));
+  return a;
+}
+
 inline F32 operator+(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
 inline F32 operator-(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
 inline F32 operator*(F32 a, F32 b) { return {vmulq_f32(a.v, b.v)}; }
@@ -59,6 +64,13 @@ inline float sum(F32 a) { return vaddvq_f32(a.v); }
 inline float max(F32 a) { return vmaxvq_f32(a.v); }
 inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
   vst1q_f32(out, vpaddq_f32(vpaddq_f32(a.v, b.v), vpaddq_f32(c.v, d.v)));
+}
+
+inline float min(F32 a) { return vminvq_f32(a.v); }
+inline bool all_within(F32 a, F32 limit) { return vminvq_u32(vcleq_f32(vabsq_f32(a.v), limit.v)) != 0; }
+inline F32 with_sign_of(F32 magnitude, F32 sign) { return {vbslq_f32(vdupq_n_u32(0x80000000U), sign.v, magnitude.v)}; }
+inline void store_f16(std::byte* p, F32 a) {
+  vst1_u8(reinterpret_cast<std::uint8_t*>(p), vreinterpret_u8_f16(vcvt_f16_f32(a.v)));
 }
 
 inline I32 broadcast_i32(std::int32_t x) { return {vdupq_n_s32(x)}; }
@@ -92,6 +104,22 @@ I32 shift_right(I32 a) {
 }
 inline F32 to_f32(I32 a) { return {vcvtq_f32_s32(a.v)}; }
 inline I32 to_i32(F32 a) { return {vcvtnq_s32_f32(a.v)}; }
+inline I32 truncate(F32 a) { return {vcvtq_s32_f32(a.v)}; }
+inline I32 min(I32 a, I32 b) { return {vminq_s32(a.v, b.v)}; }
+inline void store_u8(std::uint8_t* p, I32 a) {
+  const uint16x4_t half = vmovn_u32(vreinterpretq_u32_s32(a.v));
+  const std::uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(half, half))), 0);
+  __builtin_memcpy(p, &bytes, sizeof bytes);
+}
+inline void store_u16(std::byte* p, I32 a) {
+  vst1_u8(reinterpret_cast<std::uint8_t*>(p), vreinterpret_u8_u16(vmovn_u32(vreinterpretq_u32_s32(a.v))));
+}
+inline std::uint32_t mask_of_16(I32 a) {
+  const std::uint32_t lanes[4] = {1, 2, 4, 8};
+  const uint32x4_t set = vtstq_s32(a.v, vdupq_n_s32(16));
+  return vaddvq_u32(vandq_u32(set, vld1q_u32(lanes)));
+}
+inline I32 as_i32(F32 a) { return {vreinterpretq_s32_f32(a.v)}; }
 inline F32 as_f32(I32 a) { return {vreinterpretq_f32_s32(a.v)}; }
 
 struct NibbleLine {

@@ -16,7 +16,7 @@ struct I32 {
 };
 struct F32 {
   static constexpr std::size_t kLanes = 1;
-  static constexpr int kAccumulators = 4;  ///< vectors of sums that fit the registers beside their operands
+  static constexpr std::size_t kRegisters = 8;  ///< vectors that the machine holds at once
   float v;
 };
 
@@ -40,6 +40,9 @@ inline F32 load_bf16(const std::byte* p) {
 /// One binary16 value in all lanes.
 inline F32 broadcast_f16(const std::byte* p) { return load_f16(p); }
 
+/// The same value, loaded once: compilers like to read an operand of several products from memory each time.
+inline F32 in_register(F32 a) { return a; }
+
 inline F32 operator+(F32 a, F32 b) { return {a.v + b.v}; }
 inline F32 operator-(F32 a, F32 b) { return {a.v - b.v}; }
 inline F32 operator*(F32 a, F32 b) { return {a.v * b.v}; }
@@ -60,6 +63,16 @@ inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
   out[1] = b.v;
   out[2] = c.v;
   out[3] = d.v;
+}
+
+inline float min(F32 a) { return a.v; }
+/// Whether the magnitude of every lane is at most that of `limit`; not where there is a NaN.
+inline bool all_within(F32 a, F32 limit) { return std::abs(a.v) <= limit.v; }
+/// The magnitude must not be negative.
+inline F32 with_sign_of(F32 magnitude, F32 sign) { return {std::copysign(magnitude.v, sign.v)}; }
+inline void store_f16(std::byte* p, F32 a) {
+  const F16 h = to_f16(a.v);
+  __builtin_memcpy(p, &h, sizeof h);
 }
 
 inline I32 broadcast_i32(std::int32_t x) { return {x}; }
@@ -84,6 +97,19 @@ I32 shift_right(I32 a) {
 inline F32 to_f32(I32 a) { return {static_cast<float>(a.v)}; }
 /// Of a vector of integers that fit.
 inline I32 to_i32(F32 a) { return {static_cast<std::int32_t>(a.v)}; }
+/// Towards zero; lanes that do not fit are undefined.
+inline I32 truncate(F32 a) { return {static_cast<std::int32_t>(a.v)}; }
+inline I32 min(I32 a, I32 b) { return {a.v < b.v ? a.v : b.v}; }
+/// The low 8 bits of each lane.
+inline void store_u8(std::uint8_t* p, I32 a) { *p = static_cast<std::uint8_t>(a.v); }
+/// Lanes from 0 to 65535.
+inline void store_u16(std::byte* p, I32 a) {
+  const auto bits = static_cast<std::uint16_t>(a.v);
+  __builtin_memcpy(p, &bits, sizeof bits);
+}
+/// Bit i is bit 4 of lane i.
+inline std::uint32_t mask_of_16(I32 a) { return static_cast<std::uint32_t>(a.v) >> 4 & 1U; }
+inline I32 as_i32(F32 a) { return {std::bit_cast<std::int32_t>(a.v)}; }
 inline F32 as_f32(I32 a) { return {std::bit_cast<float>(a.v)}; }
 
 /// The line scale * n + offset over the 16 values n of a nibble.

@@ -1,0 +1,245 @@
+#include "kernels/attention/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "gguf/blocks.h"
+
+namespace kvant::kernels {
+namespace {
+
+std::vector<float> normals(std::size_t n, std::uint64_t seed) {
+  Random random(seed);
+  std::vector<float> x(n);
+  for (float& v : x) v = static_cast<float>(random.normal());
+  return x;
+}
+
+/// A page of encoded vectors at an address that is only as aligned as blocks are, and their values.
+struct Page {
+  std::vector<std::byte> bytes;
+  std::vector<float> values;
+  std::size_t row_bytes;
+
+  Page(gguf::TensorType type, std::size_t dims, std::uint64_t seed)
+      : bytes(2 + gguf::row_bytes(type, kPageTokens * dims)),
+        values(normals(kPageTokens * dims, seed)),
+        row_bytes(gguf::row_bytes(type, dims)) {
+    gguf::quantize(type, values, data());
+    gguf::dequantize(type, data(), values);
+  }
+  std::byte* data() { return bytes.data() + 2; }
+};
+
+template <class Test>
+void for_each_kernel(Test test) {
+  for (const auto& tier : attention_implementations()) {
+    if (!includes(supported_isas().back(), tier.isa)) continue;
+    for (const TypeKernels& kernels : tier.function->types) {
+      SCOPED_TRACE(fmt::format("{}/{}", gguf::info(kernels.type).name, tier.name));
+      test(kernels);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(Attention, DecodesAsTheReference) {
+  for_each_kernel([](const TypeKernels& kernels) {
+    Page page(kernels.type, 96, 3);
+    std::vector<float> out(page.values.size() + 1, 9.0F);
+    kernels.decode(page.data(), page.values.size(), out.data());
+    for (std::size_t i = 0; i < page.values.size(); ++i) {
+      // d * q + m is rounded once here and twice by the reference, which can differ by an ulp of the larger term.
+      ASSERT_NEAR(out[i], page.values[i], 0x1p-24F * 8) << i;
+      if (kernels.type != gguf::TensorType::q4_1 && kernels.type != gguf::TensorType::q5_1) {
+        ASSERT_EQ(out[i], page.values[i]) << i;
+      }
+    }
+    EXPECT_EQ(out.back(), 9.0F);
+  });
+}
+
+TEST(Attention, ScoresMatchDouble) {
+  for_each_kernel([](const TypeKernels& kernels) {
+    for (std::size_t dims : {32, 96, 128, 256}) {
+      Page page(kernels.type, dims, dims);
+      for (std::size_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
+        for (std::size_t tokens : {1, 2, 31, 63, 64}) {
+          const auto q = normals(rows * dims, rows);
+          std::vector<float> logits(rows * kPageTokens + 1, 9.0F);
+          kernels.score({q.data(), rows, dims, page.data(), tokens, logits.data()});
+          for (std::size_t i = 0; i < rows * tokens; ++i) {
+            const std::size_t r = i / tokens;
+            const std::size_t t = i % tokens;
+            double sum = 0;
+            double magnitude = 0;
+            for (std::size_t j = 0; j < dims; ++j) {
+              const double product =
+                  static_cast<double>(q[r * dims + j]) * static_cast<double>(page.values[t * dims + j]);
+              sum += product;
+              magnitude += std::abs(product);
+            }
+            ASSERT_NEAR(static_cast<double>(logits[r * kPageTokens + t]), sum, magnitude * 0x1p-24 * 16)
+                << dims << ' ' << rows << ' ' << tokens << ' ' << i;
+          }
+          ASSERT_EQ(logits.back(), 9.0F);
+        }
+      }
+    }
+  });
+}
+
+TEST(Attention, MixMatchesDoubleAndReadsOnlyItsTokens) {
+  for_each_kernel([](const TypeKernels& kernels) {
+    for (std::size_t dims : {32, 96, 256}) {
+      for (std::size_t tokens : {1, 31, 64}) {
+        Page page(kernels.type, dims, dims);
+        std::memset(page.data() + tokens * page.row_bytes, 0xff, (kPageTokens - tokens) * page.row_bytes);  // NaNs
+        for (std::size_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17}) {
+          const auto weights = normals(rows * kPageTokens, rows);
+          const auto rescale = normals(rows, 5);
+          const auto before = normals(rows * dims + 1, 6);
+          auto out = before;
+          kernels.mix({weights.data(), rescale.data(), rows, dims, page.data(), tokens, out.data()});
+          for (std::size_t i = 0; i < rows * dims; ++i) {
+            const std::size_t r = i / dims;
+            double sum = static_cast<double>(before[i]) * static_cast<double>(rescale[r]);
+            double magnitude = std::abs(sum);
+            for (std::size_t t = 0; t < tokens; ++t) {
+              const double product = static_cast<double>(weights[r * kPageTokens + t]) *
+                                     static_cast<double>(page.values[t * dims + i % dims]);
+              sum += product;
+              magnitude += std::abs(product);
+            }
+            ASSERT_NEAR(static_cast<double>(out[i]), sum, magnitude * 0x1p-24 * 16)
+                << dims << ' ' << rows << ' ' << tokens << ' ' << i;
+          }
+          ASSERT_EQ(out.back(), before.back());
+        }
+      }
+    }
+  });
+}
+
+TEST(Attention, RowsDoNotDependOnTheirNeighbours) {
+  constexpr std::size_t kRows = 11;
+  constexpr std::size_t kDims = 96;
+  for_each_kernel([](const TypeKernels& kernels) {
+    Page page(kernels.type, kDims, 1);
+    const auto q = normals(kRows * kDims, 2);
+    const auto weights = normals(kRows * kPageTokens, 3);
+    const std::vector<float> rescale(kRows, 0.5F);
+    std::vector<float> logits(kRows * kPageTokens), out(kRows * kDims, 1.0F);
+    kernels.score({q.data(), kRows, kDims, page.data(), kPageTokens, logits.data()});
+    kernels.mix({weights.data(), rescale.data(), kRows, kDims, page.data(), kPageTokens, out.data()});
+    for (std::size_t r = 0; r < kRows; ++r) {
+      std::vector<float> logits_alone(kPageTokens), out_alone(kDims, 1.0F);
+      kernels.score({&q[r * kDims], 1, kDims, page.data(), kPageTokens, logits_alone.data()});
+      kernels.mix({&weights[r * kPageTokens], rescale.data(), 1, kDims, page.data(), kPageTokens, out_alone.data()});
+      ASSERT_TRUE(std::equal(logits_alone.begin(), logits_alone.end(), &logits[r * kPageTokens])) << r;
+      ASSERT_TRUE(std::equal(out_alone.begin(), out_alone.end(), &out[r * kDims])) << r;
+    }
+  });
+}
+
+template <class Test>
+void for_each_tier(Test test) {
+  for (const auto& tier : attention_implementations()) {
+    if (!includes(supported_isas().back(), tier.isa)) continue;
+    SCOPED_TRACE(tier.name);
+    test(*tier.function);
+  }
+}
+
+TEST(Attention, SoftmaxWeightsAreExponentialsOverTheWholeRange) {
+  for_each_tier([](const AttentionKernels& kernels) {
+    for (float step : {0.0F, 1e-6F, 0.01F, 0.3F, 1.0F, 1.7F, 30.0F}) {
+      std::vector<float> logits(kPageTokens);
+      for (std::size_t t = 0; t < kPageTokens; ++t) logits[t] = 3.0F - step * static_cast<float>(t);
+      const auto x = logits;
+      const std::size_t visible = kPageTokens;
+      SoftmaxState state;
+      float rescale = -1;
+      kernels.softmax({1, 2.0F, &visible, logits.data(), &state, &rescale});
+      EXPECT_EQ(state.max, 6.0F);
+      EXPECT_EQ(rescale, 0.0F);
+      double sum = 0;
+      for (std::size_t t = 0; t < kPageTokens; ++t) {
+        const double expected = std::exp(2 * (static_cast<double>(x[t]) - 3));
+        sum += expected;
+        ASSERT_NEAR(static_cast<double>(logits[t]), expected, expected * 1e-6 + 0x1p-148) << step << ' ' << t;
+      }
+      EXPECT_NEAR(static_cast<double>(state.sum), sum, sum * 1e-6);
+    }
+  });
+}
+
+TEST(Attention, SoftmaxHidesTokensAndKeepsStatesThatSeeNothing) {
+  for_each_tier([](const AttentionKernels& kernels) {
+    std::vector<float> logits(3 * kPageTokens, 1.0F);
+    logits[5] = std::nanf("");  // beyond what row 0 sees
+    const std::size_t visible[] = {5, 0, 0};
+    SoftmaxState states[3];
+    states[1] = {2.5F, 7.0F};
+    float rescale[3];
+    kernels.softmax({3, 1.0F, visible, logits.data(), states, rescale});
+    EXPECT_EQ(states[0].max, 1.0F);
+    EXPECT_EQ(states[0].sum, 5.0F);
+    EXPECT_EQ(states[1].max, 2.5F);
+    EXPECT_EQ(states[1].sum, 7.0F);
+    EXPECT_EQ(rescale[1], 1.0F);
+    EXPECT_EQ(states[2].sum, 0.0F);
+    EXPECT_EQ(states[2].max, SoftmaxState{}.max);
+    for (std::size_t i = 0; i < logits.size(); ++i) EXPECT_EQ(logits[i], i < 5 ? 1.0F : 0.0F) << i;
+  });
+}
+
+TEST(Attention, SoftmaxRescalesWhatCameBefore) {
+  for_each_tier([](const AttentionKernels& kernels) {
+    std::vector<float> logits(kPageTokens, 1.0F);
+    const std::size_t visible = kPageTokens;
+    SoftmaxState state{0.0F, 10.0F};
+    float rescale = 0;
+    kernels.softmax({1, 1.0F, &visible, logits.data(), &state, &rescale});
+    EXPECT_NEAR(rescale, std::exp(-1.0F), 1e-7F);
+    EXPECT_NEAR(state.sum, 64 + 10 * std::exp(-1.0F), 1e-5F);
+    std::fill(logits.begin(), logits.end(), -50.0F);  // far below: nothing changes
+    kernels.softmax({1, 1.0F, &visible, logits.data(), &state, &rescale});
+    EXPECT_EQ(rescale, 1.0F);
+    EXPECT_EQ(state.max, 1.0F);
+  });
+}
+
+TEST(Attention, MergeJoinsTwoStretches) {
+  for_each_tier([](const AttentionKernels& kernels) {
+    const auto a = normals(64, 1);
+    const auto b = normals(64, 2);
+    SoftmaxState total;
+    std::vector<float> out(64, std::nanf(""));  // of an empty state: not read
+    kernels.merge(total, out.data(), {}, b.data(), 64);
+    EXPECT_EQ(total.sum, 0.0F);
+    kernels.merge(total, out.data(), {2.0F, 3.0F}, a.data(), 64);
+    EXPECT_EQ(out, a);
+    kernels.merge(total, out.data(), {3.0F, 5.0F}, b.data(), 64);
+    const float keep = std::exp(-1.0F);
+    EXPECT_EQ(total.max, 3.0F);
+    EXPECT_NEAR(total.sum, 5 + 3 * keep, 1e-6F);
+    for (std::size_t i = 0; i < 64; ++i) EXPECT_NEAR(out[i], a[i] * keep + b[i], 1e-6F) << i;
+    const auto before = out;
+    kernels.merge(total, out.data(), {}, a.data(), 64);
+    EXPECT_EQ(out, before);
+  });
+}
+
+TEST(Attention, OtherTypesAreRefused) {
+  EXPECT_THROW(attention(Isa::scalar).of(gguf::TensorType::q4_k), Error);
+  EXPECT_EQ(attention(Isa::scalar).of(gguf::TensorType::q5_1).type, gguf::TensorType::q5_1);
+}
+
+}  // namespace
+}  // namespace kvant::kernels
