@@ -89,7 +89,7 @@ TEST(Codebook, OneBitIsTheMeanAbsoluteCoordinate) {
 }
 
 TEST(Codebook, IsAStationaryPointEverywhere) {
-  for (const std::size_t dimension : {8, 11, 16, 80, 256, 511, 512}) {
+  for (const std::size_t dimension : {8U, 11U, 16U, 80U, 256U, 511U, 512U}) {
     double coarser = 1;
     for (int bits = 1; bits <= kMaxCodebookBits; ++bits) {
       SCOPED_TRACE(testing::Message() << "dimension " << dimension << ", bits " << bits);
@@ -123,7 +123,7 @@ TEST(Codebook, ByteLevelsAddLittleDistortion) {
   // Upper bounds a little above what the search finds at any dimension, lower ones below.
   constexpr double kLeast[] = {0, -1e-9, -1e-9, 1e-6, 1e-4, 0.002, 0.01, 0.1};
   constexpr double kMost[] = {0, 1e-9, 2e-5, 1e-4, 0.001, 0.012, 0.05, 0.3};
-  for (const std::size_t dimension : {8, 32, 64, 128, 256, 512}) {
+  for (const std::size_t dimension : {8U, 32U, 64U, 128U, 256U, 512U}) {
     for (int bits = 1; bits <= kMaxByteLevelBits; ++bits) {
       SCOPED_TRACE(testing::Message() << "dimension " << dimension << ", bits " << bits);
       const Codebook book = solve_codebook(dimension, bits);
@@ -145,7 +145,7 @@ TEST(Codebook, ByteLevelsAddLittleDistortion) {
 }
 
 TEST(Codebook, UniformGridIsTheBestOfItsKind) {
-  for (const std::size_t dimension : {8, 64, 128, 512}) {
+  for (const std::size_t dimension : {8U, 64U, 128U, 512U}) {
     for (int bits = 1; bits <= kMaxCodebookBits; ++bits) {
       SCOPED_TRACE(testing::Message() << "dimension " << dimension << ", bits " << bits);
       const UniformGrid grid = solve_uniform_grid(dimension, bits);
@@ -158,7 +158,7 @@ TEST(Codebook, UniformGridIsTheBestOfItsKind) {
       };
       EXPECT_NEAR(with_step(grid.step), grid.distortion, 1e-12 * grid.distortion);
       const double top = (std::exp2(bits) - 1) / 2;  // no step whose last level is 1 or more
-      for (double factor = 0.5; factor < 2 && factor * grid.step * top < 1; factor *= 1.02) {
+      for (double factor = 0.5; factor < 2 && factor * grid.step * top < 1; factor *= 1.05) {
         EXPECT_GE(with_step(factor * grid.step), grid.distortion * (1 - 1e-12)) << factor;
       }
     }

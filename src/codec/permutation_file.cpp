@@ -39,8 +39,8 @@ void read_section_head(Cursor& cursor, const Place& place, std::uint32_t magic, 
 
 /// A flag or width of a layout record.
 int read_small(Cursor& cursor, const Place& place, int most) {
-  const int value = static_cast<int>(cursor.read<std::int8_t>(place));
-  if (value < 0 || value > most) {
+  const int value = cursor.read<std::uint8_t>(place);
+  if (value > most) {
     fail_at(ErrorCode::format, cursor.file(), place, "{}, expected 0 to {}", value, most);
   }
   return value;

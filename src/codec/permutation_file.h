@@ -17,7 +17,7 @@ namespace kvant::codec {
 ///
 /// Bytes, little-endian: u32 magic 0x54515045, version 1, layers, kv_heads, head_dim, pre_rope, model layers; i32
 /// layer_map[model layers]; u8 permutations[layers][kv_heads][head_dim]; then, optionally, u32 0x54514c54, layers, i32
-/// types[layers], f32 outlier_percent[layers]; then, optionally, u32 0x43465154, layers, and for each layer i8 split,
+/// types[layers], f32 outlier_percent[layers]; then, optionally, u32 0x43465154, layers, and for each layer u8 split,
 /// hi_bits, lo_bits, 0, hi_signs, lo_signs, i16 block bytes (all 0 for a layer kept in f16).
 struct PermutationFile {
   static constexpr std::int32_t kTypeF16 = 1, kTypeFlex = 70, kMostType = 70;

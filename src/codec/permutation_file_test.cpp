@@ -152,7 +152,7 @@ TEST(PermutationFile, WrongFieldsAreNamed) {
   };
   EXPECT_THAT(field(0, 2), HasSubstr("layout split: 2, expected 0 to 1"));
   EXPECT_THAT(field(1, 11), HasSubstr("layout high bits: 11, expected 0 to 10"));
-  EXPECT_THAT(field(2, -1), HasSubstr("layout low bits: -1, expected 0 to 8"));
+  EXPECT_THAT(field(2, -1), HasSubstr("layout low bits: 255, expected 0 to 8"));
   EXPECT_THAT(field(3, 3, ErrorCode::unsupported), HasSubstr("layout residual bits: 3, expected 0"));
   EXPECT_THAT(field(4, 7), HasSubstr("layout high signs: 7"));
   EXPECT_THAT(field(5, 0), HasSubstr("layout block bytes: 108, expected 94"));
