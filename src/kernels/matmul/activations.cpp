@@ -12,6 +12,9 @@ namespace kvant::kernels {
 namespace avx512 {
 void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept;
 }
+namespace avx2 {
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept;
+}
 #endif
 namespace scalar {
 namespace {
@@ -62,6 +65,7 @@ std::span<const Implementation<QuantizeActivations>> quantize_activations_kernel
   static constexpr Implementation<QuantizeActivations> kList[] = {
 #ifdef KVANT_X86
       {"quantize_activations/avx512", Isa::avx512, avx512::quantize_activations},
+      {"quantize_activations/avx2", Isa::avx2, avx2::quantize_activations},
 #endif
       {"quantize_activations/scalar", Isa::scalar, scalar::quantize_activations},
   };

@@ -1,0 +1,89 @@
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/matmul/kernels.h"
+#include "kernels/simd/target.h"
+
+#ifdef KVANT_X86
+KVANT_TARGET_AVX2_BEGIN
+namespace kvant::kernels::avx2 {
+namespace {
+
+constexpr std::size_t kColumns = 16;  // two registers
+constexpr std::size_t kRows = 6;      // 12 sums, 2 weights and 1 activation in 16 registers
+
+/// Transposes 8 registers of 8 floats.
+void transpose(__m256 (&r)[8]) noexcept {
+  __m256 t[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int j = 0; j < 4; ++j) {  // halves of r[4 i + j] hold floats j and j + 4 of rows 4 i to 4 i + 3
+    t[j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x20);
+    t[4 + j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x31);
+  }
+  for (int i = 0; i < 8; ++i) r[i] = t[i];
+}
+
+void pack(const float* rows, std::size_t stride, std::size_t depth, std::size_t first, void* panel) noexcept {
+  auto* out = static_cast<float*>(panel) + first;
+  std::size_t k = 0;
+  for (; k + 8 <= depth; k += 8) {
+    for (std::size_t c = 0; c < kColumns; c += 8) {
+      __m256 r[8];
+      for (std::size_t i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(rows + (c + i) * stride + k);
+      transpose(r);
+      for (std::size_t i = 0; i < 8; ++i) _mm256_storeu_ps(out + (k + i) * kColumns + c, r[i]);
+    }
+  }
+  for (; k < depth; ++k) {
+    for (std::size_t i = 0; i < kColumns; ++i) out[k * kColumns + i] = rows[i * stride + k];
+  }
+}
+
+/// kTileRows rows of x by a panel.
+template <std::size_t kTileRows>
+void tile(const float* x, const TileArgs& a, float* y) noexcept {
+  __m256 sums[kTileRows][2];
+  for (auto& row : sums) row[0] = row[1] = _mm256_setzero_ps();
+  const auto* panel = static_cast<const float*>(a.panel);
+  for (std::size_t k = 0; k < a.depth; ++k, panel += kColumns) {
+    const __m256 w0 = _mm256_load_ps(panel), w1 = _mm256_load_ps(panel + 8);
+    for (std::size_t r = 0; r < kTileRows; ++r) {
+      const __m256 value = _mm256_broadcast_ss(x + r * a.x_stride + k);
+      sums[r][0] = _mm256_fmadd_ps(value, w0, sums[r][0]);
+      sums[r][1] = _mm256_fmadd_ps(value, w1, sums[r][1]);
+    }
+  }
+  for (std::size_t r = 0; r < kTileRows; ++r) {
+    alignas(32) float out[kColumns];
+    _mm256_store_ps(out, sums[r][0]);
+    _mm256_store_ps(out + 8, sums[r][1]);
+    float* to = y + r * a.y_stride;
+    for (std::size_t c = 0; c < a.columns; ++c) to[c] = a.accumulate ? to[c] + out[c] : out[c];
+  }
+}
+
+void multiply(const TileArgs& a) noexcept {
+  using Function = void (*)(const float*, const TileArgs&, float*) noexcept;
+  static constexpr Function kTiles[kRows] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
+  const auto* x = static_cast<const float*>(a.x);
+  for (std::size_t r = 0; r < a.rows; r += kRows) {
+    kTiles[std::min(kRows, a.rows - r) - 1](x + r * a.x_stride, a, a.y + r * a.y_stride);
+  }
+}
+
+}  // namespace
+
+extern const Tile f32_tile = {kColumns, 256, false, pack, multiply, nullptr};
+
+}  // namespace kvant::kernels::avx2
+KVANT_TARGET_END
+#endif
