@@ -95,11 +95,9 @@ bool answer(Chat& chat, const std::string& line, std::size_t context) {
     if (turn.result.stop == Stop::cancelled) note("stopped");
     stop_requested = false;
     if (turn.fits) {
-      const double seconds = turn.result.decode_seconds;
       note(fmt::format("turn {}: {} new prompt tokens, {} generated at {:.1f} tokens/s, {} of {} in the cache",
-                       chat.turns(), turn.result.prompt_tokens, turn.result.tokens.size(),
-                       seconds > 0 ? static_cast<double>(turn.result.tokens.size()) / seconds : 0, chat.tokens(),
-                       context));
+                       chat.turns(), turn.result.prompt_tokens, turn.result.tokens.size(), decode_rate(turn.result),
+                       chat.tokens(), context));
     }
   }
   return true;
@@ -160,6 +158,12 @@ Chat::Turn Chat::say(std::string_view message, const std::function<void(std::str
   return turn;
 }
 
+double decode_rate(const engine::GenerateResult& result) {
+  const bool ended = result.stop == engine::GenerateResult::Stop::end_token;
+  const std::size_t passes = result.tokens.size() + (ended ? 1 : 0);
+  return passes > 1 && result.decode_seconds > 0 ? static_cast<double>(passes - 1) / result.decode_seconds : 0;
+}
+
 std::vector<engine::Token> chat_prompt(const engine::Engine& engine, const std::string& system,
                                        const std::string& message) {
   const auto chat_template = tokenizer::ChatTemplate::from(engine.file());
@@ -167,10 +171,17 @@ std::vector<engine::Token> chat_prompt(const engine::Engine& engine, const std::
   return encode_text(engine.tokenizer(), text, true, "chat");
 }
 
+void warn_beyond_training(const engine::Engine& engine, std::size_t context) {
+  if (context <= engine.config().context) return;
+  note(fmt::format("kvant: note: context {} is beyond the {} tokens that the model was trained for", context,
+                   engine.config().context));
+}
+
 void run_chat(engine::Engine& engine, const ChatSettings& settings) {
   ChatSettings own = settings;
   own.generation.cancel = &stop_requested;
   Chat chat(engine, own);
+  warn_beyond_training(engine, own.context);
   const bool terminal = stdin_is_terminal() && stderr_is_terminal();
   if (terminal) note(fmt::format("{}, context {} tokens; /help for help", engine.config().name, own.context));
 

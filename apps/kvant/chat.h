@@ -67,9 +67,16 @@ class Chat {
   std::string in_cache_;  ///< the rendered text that the session holds
 };
 
+/// Tokens per second of decoding; 0 where nothing was decoded. The first token comes from the prompt's pass, and the
+/// end token takes a pass without being among the tokens.
+double decode_rate(const engine::GenerateResult& result);
+
 /// The ids of a conversation's text that ends where the assistant's answer begins.
 std::vector<engine::Token> chat_prompt(const engine::Engine& engine, const std::string& system,
                                        const std::string& message);
+
+/// Says on standard error when a cache is larger than what the model has seen in training.
+void warn_beyond_training(const engine::Engine& engine, std::size_t context);
 
 /// Reads messages from standard input, one a line, and answers each on standard output until its end or "/exit".
 /// Ctrl-C stops an answer; twice at the prompt it ends the chat.

@@ -1,9 +1,12 @@
 #include <CLI/CLI.hpp>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/checked.h"
 #include "chat.h"
+#include "kernels/attention/attention.h"
 #include "options.h"
 #include "terminal.h"
 
@@ -50,12 +53,8 @@ std::string_view stop_reason(engine::GenerateResult::Stop stop) {
   return "length";
 }
 
-double per_second(std::size_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
-
-void warn_beyond_training(const engine::Engine& engine, std::size_t context) {
-  if (context <= engine.config().context) return;
-  write_stderr(fmt::format("kvant: note: context {} is beyond the {} tokens that the model was trained for\n", context,
-                           engine.config().context));
+double prefill_rate(const engine::GenerateResult& result) {
+  return result.prefill_seconds > 0 ? static_cast<double>(result.prompt_tokens) / result.prefill_seconds : 0;
 }
 
 void print_json(const engine::GenerateResult& result, const std::string& text, const engine::Session& session) {
@@ -65,8 +64,8 @@ void print_json(const engine::GenerateResult& result, const std::string& text, c
                                            {"tokens", result.tokens},
                                            {"stop", stop_reason(result.stop)},
                                            {"prompt_tokens", result.prompt_tokens},
-                                           {"prefill_tps", per_second(result.prompt_tokens, result.prefill_seconds)},
-                                           {"decode_tps", per_second(result.tokens.size(), result.decode_seconds)},
+                                           {"prefill_tps", prefill_rate(result)},
+                                           {"decode_tps", decode_rate(result)},
                                            {"context", cache.config().capacity},
                                            {"k", codec::to_string(cache.config().k)},
                                            {"v", codec::to_string(cache.config().v)},
@@ -80,8 +79,7 @@ void print_summary(const engine::GenerateResult& result, const engine::Session& 
   const cache::KvCache& cache = session.cache();
   write_stderr(fmt::format(
       "prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s ({})\ncache {} for {} tokens\n",
-      result.prompt_tokens, per_second(result.prompt_tokens, result.prefill_seconds), result.tokens.size(),
-      per_second(result.tokens.size(), result.decode_seconds), stop_reason(result.stop),
+      result.prompt_tokens, prefill_rate(result), result.tokens.size(), decode_rate(result), stop_reason(result.stop),
       describe(cache.config().k, cache.config().v, cache.usage()), cache.config().capacity));
 }
 
@@ -93,12 +91,13 @@ void complete(const Options& options, engine::Engine& engine, const std::string&
   engine::Session::Options generation;
   generation.max_tokens = options.tokens.value_or(options.chat ? kChatTokens : kCompletionTokens);
   generation.sampler = sampler_options(options, options.chat);
-  const std::size_t context = options.context.value_or(prompt.size() + generation.max_tokens);
+  const std::size_t context =
+      options.context.value_or(round_up(prompt.size() + generation.max_tokens, kernels::kPageTokens));
   KVANT_CHECK(prompt.size() < context || (prompt.size() == context && generation.max_tokens == 0),
               ErrorCode::invalid_argument, "{}: {} tokens do not fit a context of {} (-c)", options.text.source(),
               prompt.size(), context);
-  warn_beyond_training(engine, context);
   engine::Session session(engine, engine.make_cache(options.cache.k_spec(), options.cache.v_spec(), context));
+  warn_beyond_training(engine, context);
 
   TextStream stream(engine.tokenizer(), [&](std::string_view part) {
     if (!options.json) write_stdout(part);
@@ -123,6 +122,9 @@ void complete(const Options& options, engine::Engine& engine, const std::string&
 void run(const Options& options) {
   const bool interactive = !options.text.given();
   if (interactive && options.json) throw UsageError("run: --json needs -p or -f (kvant run --help)");
+  if (!interactive && !options.chat && !options.system.empty()) {
+    throw UsageError("run: --system needs --chat (kvant run --help)");
+  }
   ChatSettings settings;
   settings.k = options.cache.k_spec();
   settings.v = options.cache.v_spec();
@@ -134,7 +136,6 @@ void run(const Options& options) {
   settings.context = options.context.value_or(std::min(engine.config().context, kChatContext));
   settings.generation.max_tokens = options.tokens.value_or(kChatTokens);
   settings.generation.sampler = sampler_options(options, true);
-  warn_beyond_training(engine, settings.context);
   run_chat(engine, settings);
 }
 
@@ -157,6 +158,7 @@ void add_sampling(CLI::App& command, Options& options) {
       ->type_name("X")
       ->group(group);
   command.add_option("--seed", options.sampler.seed, "Seed of the draw (default: 0); the same seed, the same text")
+      ->check(CLI::Range(std::uint64_t{0}, std::numeric_limits<std::uint64_t>::max() / 2).description(""))
       ->type_name("N")
       ->group(group);
 }
@@ -177,8 +179,9 @@ Command add_run(CLI::App& app) {
       ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 31).description(""))
       ->type_name("N");
   command
-      .add_option("-c,--context", options->context,
-                  "Tokens that the cache holds (default: prompt + -n; interactive chat: as trained, at most 4096)")
+      .add_option(
+          "-c,--context", options->context,
+          "Tokens that the cache holds (default: at least prompt + -n; interactive chat: as trained, at most 4096)")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 40).description(""))
       ->type_name("N");
   command.add_flag("--chat", options->chat, "Put the text into the model's chat template");
