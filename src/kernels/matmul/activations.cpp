@@ -16,6 +16,11 @@ namespace avx2 {
 void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept;
 }
 #endif
+#ifdef KVANT_ARM64
+namespace neon {
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept;
+}
+#endif
 namespace scalar {
 namespace {
 
@@ -66,6 +71,9 @@ std::span<const Implementation<QuantizeActivations>> quantize_activations_kernel
 #ifdef KVANT_X86
       {"quantize_activations/avx512", Isa::avx512, avx512::quantize_activations},
       {"quantize_activations/avx2", Isa::avx2, avx2::quantize_activations},
+#endif
+#ifdef KVANT_ARM64
+      {"quantize_activations/neon", Isa::neon, neon::quantize_activations},
 #endif
       {"quantize_activations/scalar", Isa::scalar, scalar::quantize_activations},
   };
