@@ -129,8 +129,10 @@ void Progress::update(std::size_t done, std::size_t total, std::string_view text
   next_seconds_ = seconds + (terminal_ ? kTerminalSeconds : kPlainSeconds);
   const double rate = static_cast<double>(done) / seconds;
   const double left = rate > 0 ? static_cast<double>(total - std::min(done, total)) / rate : 0;
-  std::string status = fmt::format("{}/{} {}, {:.{}f}/s, {} left{}{}", done, total, unit_, rate, rate < 100 ? 1 : 0,
-                                   format_duration(left), text.empty() ? "" : ", ", text);
+  const std::string speed = rate >= 1 || rate == 0 ? fmt::format("{:.{}f}/s", rate, rate < 100 ? 1 : 0)
+                                                   : fmt::format("{:.1f} s each", 1 / rate);
+  const std::string status = fmt::format("{}/{} {}, {}, {} left{}{}", done, total, unit_, speed, format_duration(left),
+                                         text.empty() ? "" : ", ", text);
   if (!terminal_) {
     write_stderr(fmt::format("{}: {}\n", label_, status));
     return;

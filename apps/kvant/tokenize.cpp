@@ -21,7 +21,7 @@ struct Options {
   std::string separator;
 };
 
-/// The cases of a text: the pieces between separators; with "\n" a newline at the very end opens no further case.
+/// The cases of a text: the pieces between separators. One at the very end opens no further case.
 std::vector<std::string_view> split(std::string_view text, std::string_view separator) {
   if (separator.empty()) return {text};
   std::vector<std::string_view> cases;
@@ -31,7 +31,7 @@ std::vector<std::string_view> split(std::string_view text, std::string_view sepa
     if (at == std::string_view::npos) break;
     text.remove_prefix(at + separator.size());
   }
-  if (separator == "\n" && cases.back().empty()) cases.pop_back();
+  if (cases.size() > 1 && cases.back().empty()) cases.pop_back();
   return cases;
 }
 

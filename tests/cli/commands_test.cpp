@@ -125,6 +125,7 @@ TEST(Tokenize, Cases) {
   EXPECT_EQ(lines("one\ntwo\n\nthree\n", {}), 1);
   EXPECT_EQ(lines("one\ntwo\n\nthree\n", {"--lines"}), 4);
   EXPECT_EQ(lines("one\n--\ntwo\n--\nthree", {"--separator", "\n--\n"}), 3);
+  EXPECT_EQ(lines("one\n--\n\n--\n", {"--separator", "\n--\n"}), 2);
 }
 
 TEST(Tokenize, PiecesAreReadable) {
