@@ -34,11 +34,11 @@ Error compare(const std::vector<float>& logits, const std::vector<std::vector<do
   return {largest / std::sqrt(norm / static_cast<double>(logits.size())), std::sqrt(sum / norm)};
 }
 
-/// f32 rounding: a sum of n products is off by about sqrt(n) * 2^-24 of its terms' norm; some ten steps of a layer add
-/// theirs, and the largest of some thousand logits is four of their standard deviations.
+/// f32 rounding: a sum of n products is off by about sqrt(n) * 2^-24 of its terms' norm, four such sums follow each
+/// other in a layer, and the largest error of some thousand logits is four of its standard deviations.
 double rounding_tolerance(const RandomModel& model) {
   const double width = static_cast<double>(std::max(model.embedding, model.feed_forward));
-  return 4 * 10 * model.layers * std::sqrt(width) * 0x1p-24;
+  return 4 * 4 * model.layers * std::sqrt(width) * 0x1p-24;
 }
 
 void expect_reference_logits(const RandomModel& model) {

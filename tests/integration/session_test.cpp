@@ -57,8 +57,8 @@ TEST_F(SessionTest, TurnsGiveWhatOneLongPromptGives) {
 }
 
 TEST_F(SessionTest, ReportsTokensAndThePromptsProgress) {
-  Session s = session(1100);
-  const auto prompt = integration::random_tokens(1030, engine_.config().vocabulary, 5);
+  Session s = session(600);
+  const auto prompt = integration::random_tokens(520, engine_.config().vocabulary, 5);
   std::vector<std::size_t> done;
   std::vector<Token> seen;
   const auto result = s.generate(prompt, {.max_tokens = 5,
@@ -67,9 +67,9 @@ TEST_F(SessionTest, ReportsTokensAndThePromptsProgress) {
                                           .on_prefill =
                                               [&](std::size_t d, std::size_t total) {
                                                 done.push_back(d);
-                                                EXPECT_EQ(total, 1030u);
+                                                EXPECT_EQ(total, 520u);
                                               }});
-  EXPECT_THAT(done, testing::ElementsAre(512, 1024, 1030));
+  EXPECT_THAT(done, testing::ElementsAre(512, 520));
   EXPECT_EQ(seen, result.tokens);
   EXPECT_EQ(seen.size(), 5u);
   EXPECT_GT(result.prefill_seconds, 0);
@@ -86,18 +86,24 @@ TEST_F(SessionTest, StopsWhenTheContextIsFull) {
 }
 
 TEST_F(SessionTest, StopsAtTheEndTokenUnlessToldNotTo) {
-  // A document's end is likely somewhere in 400 drawn tokens; the same seed without stopping shows the end token.
-  const auto prompt = encode("Question: what is the code of the vault in Turin? Answer: 5 3 3 3.");
-  const SamplerOptions sampler{.temperature = 1, .seed = 4};
-  Session on = session(512);
-  const auto all = on.generate(prompt, {.max_tokens = 400, .sampler = sampler, .stop_at_end = false});
-  const auto end =
-      std::find_if(all.tokens.begin(), all.tokens.end(), [&](Token t) { return engine_.tokenizer().is_end(t); });
-  ASSERT_NE(end, all.tokens.end());
-  Session off = session(512);
-  const auto stopped = off.generate(prompt, {.max_tokens = 400, .sampler = sampler});
+  const auto prompt = encode("The king gave his answer on the third day.");
+  Session s = session(128);
+  const auto all = s.generate(prompt, {.max_tokens = 12, .stop_at_end = false}).tokens;
+  ASSERT_EQ(all.size(), 12u);
+  // The same model, where what it says next to last is the end token.
+  const Token end = all[10];
+  const integration::TemporaryFile file(
+      "kvant_end.gguf", integration::with_changes(engine_.file(), "tokenizer.ggml.eos_token_id", [&](gguf::Writer& w) {
+        w.set("tokenizer.ggml.eos_token_id", static_cast<std::uint32_t>(end));
+      }));
+  Engine engine(file.path(), {.threads = 2, .isa = active_isa(), .precision = kernels::Precision::reference});
+  Session stopping(engine, engine.make_cache(kF32, kF32, 128)), going_on(engine, engine.make_cache(kF32, kF32, 128));
+  const auto stopped = stopping.generate(prompt, {.max_tokens = 12});
   EXPECT_EQ(stopped.stop, Stop::end_token);
-  EXPECT_EQ(stopped.tokens, std::vector<Token>(all.tokens.begin(), end));
+  EXPECT_EQ(stopped.tokens, std::vector<Token>(all.begin(), std::find(all.begin(), all.end(), end)));
+  const auto continued = going_on.generate(prompt, {.max_tokens = 12, .stop_at_end = false});
+  EXPECT_EQ(continued.stop, Stop::length);
+  EXPECT_EQ(continued.tokens, all);
 }
 
 TEST_F(SessionTest, ACancelledGenerationLeavesAUsableSession) {

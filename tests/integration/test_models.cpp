@@ -56,7 +56,9 @@ std::vector<float> LoadedModel::logits(std::span<const std::int32_t> tokens) {
 std::vector<std::byte> with_changes(const gguf::File& file, std::string_view without,
                                     const std::function<void(gguf::Writer&)>& more) {
   gguf::Writer writer;
-  for (const auto& [key, value] : file.metadata()) writer.set(key, value);
+  for (const auto& [key, value] : file.metadata()) {
+    if (key != without) writer.set(key, value);
+  }
   for (const gguf::Tensor& tensor : file.tensors()) {
     if (tensor.name != without) writer.add(std::string(tensor.name), tensor.type, tensor.shape, tensor.data);
   }

@@ -51,7 +51,7 @@ struct LoadedModel {
   model::Transformer transformer;
 };
 
-/// The bytes of a file without the tensor named `without` and with what `more` adds.
+/// The bytes of a file without the tensor or key named `without` and with what `more` adds.
 std::vector<std::byte> with_changes(const gguf::File& file, std::string_view without,
                                     const std::function<void(gguf::Writer&)>& more);
 
