@@ -10,15 +10,15 @@
 namespace kvant::kernels {
 #ifdef KVANT_X86
 namespace avx512 {
-void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept;
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks, std::size_t stride) noexcept;
 }
 namespace avx2 {
-void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept;
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks, std::size_t stride) noexcept;
 }
 #endif
 #ifdef KVANT_ARM64
 namespace neon {
-void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept;
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks, std::size_t stride) noexcept;
 }
 #endif
 namespace scalar {
@@ -40,8 +40,8 @@ std::int8_t code(float x, float inverse) noexcept {
 
 }  // namespace
 
-void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept {
-  for (std::size_t at = 0; at < cols; at += ActivationBlock::kValues, ++blocks) {
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks, std::size_t stride) noexcept {
+  for (std::size_t at = 0; at < cols; at += ActivationBlock::kValues, blocks += stride) {
     float values[ActivationBlock::kValues] = {};
     std::memcpy(values, x + at, std::min(cols - at, ActivationBlock::kValues) * sizeof(float));
     *blocks = {};
@@ -57,7 +57,8 @@ void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blo
         blocks->negative_sum[code_half(i)][position % 64 / 4] -= q;
         sums[i / 16] += q;
       }
-      blocks->minus_sum[g] = blocks->scale[g] * static_cast<float>(-(sums[2 * g] + sums[2 * g + 1]));
+      blocks->negative_group_sum[g] = -(sums[2 * g] + sums[2 * g + 1]);
+      blocks->minus_sum[g] = blocks->scale[g] * static_cast<float>(blocks->negative_group_sum[g]);
       for (std::size_t i = 0; i < 4; ++i) blocks->lane_scale[g / 4][g % 4 * 4 + i] = blocks->scale[g];
     }
     for (std::size_t i = 0; i < 16; ++i) blocks->half_sum[i] = blocks->scale[i / 2] * static_cast<float>(sums[i]);

@@ -21,8 +21,9 @@ struct alignas(64) ActivationBlock {
   std::int32_t negative_sum[2][16];  ///< minus the sum of the lane's 8 codes: 4 of each part
   float lane_scale[2][16];           ///< scale of the lane's group
   float scale[8];
-  float minus_sum[8];  ///< -scale * sum of the group's codes
-  float half_sum[16];  ///< the same over 16 consecutive values
+  float minus_sum[8];                  ///< -scale * sum of the group's codes
+  float half_sum[16];                  ///< the same over 16 consecutive values
+  std::int32_t negative_group_sum[8];  ///< minus the sum of the group's codes
 };
 
 /// Where value i of a block lies in q.
@@ -34,10 +35,11 @@ constexpr std::size_t activation_blocks(std::size_t cols) {
   return (cols + ActivationBlock::kValues - 1) / ActivationBlock::kValues;
 }
 
-/// Quantizes a row: blocks[0, activation_blocks(cols)) from x[0, cols). Values past the end count as zero. Codes are
-/// rounded to nearest even; all tiers give the same bits. A group with a NaN or an infinity has a scale that is not
-/// finite. noexcept.
-using QuantizeActivations = void (*)(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept;
+/// Quantizes a row: block i, of activation_blocks(cols), goes to blocks[i * stride]. Values past the end count as zero.
+/// Codes are rounded to nearest even; all tiers give the same bits. A group with a NaN or an infinity has a scale that
+/// is not finite. noexcept.
+using QuantizeActivations = void (*)(const float* x, std::size_t cols, ActivationBlock* blocks,
+                                     std::size_t stride) noexcept;
 
 std::span<const Implementation<QuantizeActivations>> quantize_activations_kernels() noexcept;
 

@@ -57,7 +57,8 @@ void quantize_block(const float* x, ActivationBlock& out) noexcept {
     _mm_store_ps(out.lane_scale[half] + 4 * at, _mm_set1_ps(scale));
     const int low_sum = sum(low_lanes), high_sum = sum(high_lanes);
     out.scale[g] = scale;
-    out.minus_sum[g] = scale * static_cast<float>(-(low_sum + high_sum));
+    out.negative_group_sum[g] = -(low_sum + high_sum);
+    out.minus_sum[g] = scale * static_cast<float>(out.negative_group_sum[g]);
     out.half_sum[2 * g] = scale * static_cast<float>(low_sum);
     out.half_sum[2 * g + 1] = scale * static_cast<float>(high_sum);
   }
@@ -65,9 +66,10 @@ void quantize_block(const float* x, ActivationBlock& out) noexcept {
 
 }  // namespace
 
-void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept {
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks, std::size_t stride) noexcept {
   for (; cols >= ActivationBlock::kValues; cols -= ActivationBlock::kValues, x += ActivationBlock::kValues) {
-    quantize_block(x, *blocks++);
+    quantize_block(x, *blocks);
+    blocks += stride;
   }
   if (cols != 0) {
     float last[ActivationBlock::kValues] = {};

@@ -55,15 +55,18 @@ void quantize_block(const float* x, ActivationBlock& out) noexcept {
                                               _mm512_castps256_ps512(_mm256_load_ps(out.scale)));
   _mm512_store_ps(out.half_sum, _mm512_mul_ps(scales, _mm512_cvtepi32_ps(sums)));
   const __m512i pairs = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
-  const __m512 whole = _mm512_mul_ps(scales, _mm512_cvtepi32_ps(_mm512_sub_epi32(zero, pairs)));
-  _mm256_store_ps(out.minus_sum, _mm512_castps512_ps256(_mm512_maskz_compress_ps(0x5555, whole)));
+  const __m512i whole = _mm512_maskz_compress_epi32(0x5555, _mm512_sub_epi32(zero, pairs));
+  const __m256i groups = _mm512_castsi512_si256(whole);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(out.negative_group_sum), groups);
+  _mm256_store_ps(out.minus_sum, _mm256_mul_ps(_mm256_load_ps(out.scale), _mm256_cvtepi32_ps(groups)));
 }
 
 }  // namespace
 
-void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept {
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks, std::size_t stride) noexcept {
   for (; cols >= ActivationBlock::kValues; cols -= ActivationBlock::kValues, x += ActivationBlock::kValues) {
-    quantize_block(x, *blocks++);
+    quantize_block(x, *blocks);
+    blocks += stride;
   }
   if (cols != 0) {
     float last[ActivationBlock::kValues] = {};

@@ -38,7 +38,8 @@ void quantize_block(const float* x, ActivationBlock& out) noexcept {
     vst1q_f32(out.lane_scale[half] + 4 * at, vdupq_n_f32(scale));
     const int low_sum = vaddvq_s32(low_lanes), high_sum = vaddvq_s32(high_lanes);
     out.scale[g] = scale;
-    out.minus_sum[g] = scale * static_cast<float>(-(low_sum + high_sum));
+    out.negative_group_sum[g] = -(low_sum + high_sum);
+    out.minus_sum[g] = scale * static_cast<float>(out.negative_group_sum[g]);
     out.half_sum[2 * g] = scale * static_cast<float>(low_sum);
     out.half_sum[2 * g + 1] = scale * static_cast<float>(high_sum);
   }
@@ -46,9 +47,10 @@ void quantize_block(const float* x, ActivationBlock& out) noexcept {
 
 }  // namespace
 
-void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks) noexcept {
+void quantize_activations(const float* x, std::size_t cols, ActivationBlock* blocks, std::size_t stride) noexcept {
   for (; cols >= ActivationBlock::kValues; cols -= ActivationBlock::kValues, x += ActivationBlock::kValues) {
-    quantize_block(x, *blocks++);
+    quantize_block(x, *blocks);
+    blocks += stride;
   }
   if (cols != 0) {
     float last[ActivationBlock::kValues] = {};

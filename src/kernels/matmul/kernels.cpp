@@ -8,6 +8,10 @@ namespace kvant::kernels {
   namespace tier {                            \
   void gemv_##type(const GemvArgs&) noexcept; \
   }
+#define KVANT_GEMM(tier, type)                \
+  namespace tier {                            \
+  void gemm_##type(const GemmArgs&) noexcept; \
+  }
 #define KVANT_DECODE(tier, type)                                      \
   namespace tier {                                                    \
   void decode_##type(const std::byte*, std::size_t, float*) noexcept; \
@@ -18,16 +22,29 @@ namespace kvant::kernels {
   }
 #include "kernels/matmul/kernels.inc"
 #undef KVANT_GEMV
+#undef KVANT_GEMM
 #undef KVANT_DECODE
 #undef KVANT_TILE
 
 std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept {
   static constexpr WeightKernel<Gemv> kList[] = {
 #define KVANT_GEMV(tier, type) {{"gemv/" #type "/" #tier, Isa::tier, tier::gemv_##type}, gguf::TensorType::type},
+#define KVANT_GEMM(tier, type)
 #define KVANT_DECODE(tier, type)
 #define KVANT_TILE(tier, tile)
 #include "kernels/matmul/kernels.inc"
 #undef KVANT_GEMV
+#undef KVANT_GEMM
+  };
+  return kList;
+}
+
+std::span<const WeightKernel<Gemm>> gemm_kernels() noexcept {
+  static constexpr WeightKernel<Gemm> kList[] = {
+#define KVANT_GEMV(tier, type)
+#define KVANT_GEMM(tier, type) {{"gemm/" #type "/" #tier, Isa::tier, tier::gemm_##type}, gguf::TensorType::type},
+#include "kernels/matmul/kernels.inc"
+#undef KVANT_GEMM
 #undef KVANT_DECODE
   };
   return kList;
@@ -35,7 +52,7 @@ std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept {
 
 std::span<const WeightKernel<DecodeValues>> decode_kernels() noexcept {
   static constexpr WeightKernel<DecodeValues> kList[] = {
-#define KVANT_GEMV(tier, type)
+#define KVANT_GEMM(tier, type)
 #define KVANT_DECODE(tier, type) {{"decode/" #type "/" #tier, Isa::tier, tier::decode_##type}, gguf::TensorType::type},
 #include "kernels/matmul/kernels.inc"
 #undef KVANT_DECODE
@@ -50,6 +67,7 @@ std::span<const Implementation<const Tile*>> tiles() noexcept {
 #define KVANT_TILE(tier, tile) {#tile "/" #tier, Isa::tier, &tier::tile},
 #include "kernels/matmul/kernels.inc"
 #undef KVANT_GEMV
+#undef KVANT_GEMM
 #undef KVANT_DECODE
 #undef KVANT_TILE
   };

@@ -45,6 +45,27 @@ using Gemv = void (*)(const GemvArgs&) noexcept;
 /// All decode kernels; a tier without one for a type uses the tiles.
 std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept;
 
+/// Operands of a prefill kernel: a panel of weight rows by any number of rows of x.
+struct GemmArgs {
+  static constexpr std::size_t kMaxRows = 48;
+  static constexpr std::size_t kPanelBytes = 18 * 1024 + 512;
+
+  const std::byte* weights;  ///< `rows` adjacent rows (at most kMaxRows) of `cols` values, any alignment
+  std::size_t rows, cols;
+  const ActivationBlock* blocks;  ///< [activation_blocks(cols), n]: block i of all rows of x, then block i + 1
+  std::size_t n;
+  float* y;  ///< y[r * y_stride + o], overwritten
+  std::size_t y_stride;
+  std::byte* panel;  ///< scratch of kPanelBytes, 64-byte aligned
+};
+
+/// The product of Gemv, its sums in another order: each 256 columns of the weights are unpacked once, laid out by
+/// columns, and meet all rows of x. Row r's result does not depend on the other rows of x.
+using Gemm = void (*)(const GemmArgs&) noexcept;
+
+/// All prefill kernels on int8 activations; a tier without one for a type uses the tiles.
+std::span<const WeightKernel<Gemm>> gemm_kernels() noexcept;
+
 /// out[0, values) = the values of `data`; the same bits as gguf::dequantize. `values` is a multiple of the type's
 /// block.
 using DecodeValues = void (*)(const std::byte* data, std::size_t values, float* out) noexcept;

@@ -55,7 +55,7 @@ TEST_P(GemvKernels, MatchesTheProductInDouble) {
         std::vector<double> seen(n * cols);  // the activations that the kernel multiplies
         for (std::size_t r = 0; r < n; ++r) {
           ActivationBlock* row = blocks.data() + r * activation_blocks(cols);
-          quantize_activations_kernels().back().function(x.data() + r * cols, cols, row);
+          quantize_activations_kernels().back().function(x.data() + r * cols, cols, row, 1);
           for (std::size_t i = 0; i < cols; ++i) {
             seen[r * cols + i] = floats ? static_cast<double>(x[r * cols + i]) : value(row, i);
           }

@@ -23,6 +23,11 @@ void decode_values(gguf::TensorType type, DecodeValues kernel, const std::byte* 
   }
 }
 
+/// Decoded rows and a packed panel.
+std::size_t tile_panel_bytes(const Tile& tile) {
+  return Tile::kUnit * kDecodeValues * sizeof(float) + tile.columns * tile.depth * tile.element_bytes();
+}
+
 }  // namespace
 
 /// Parts of the buffer in use during a call.
@@ -39,7 +44,10 @@ Matmul::Matmul(Isa isa, Precision precision)
       quantize_(pick(quantize_activations_kernels(), isa).function) {
   for (const gguf::TypeInfo& type : gguf::all_types()) {
     Kernels& k = kernels_[static_cast<std::size_t>(type.type)];
-    if (precision == Precision::fast) k.gemv = find(gemv_kernels(), type.type, isa);
+    if (precision == Precision::fast) {
+      k.gemv = find(gemv_kernels(), type.type, isa);
+      k.gemm = find(gemm_kernels(), type.type, isa);
+    }
     k.decode = find(decode_kernels(), type.type, isa);
   }
 }
@@ -52,10 +60,13 @@ void Matmul::operator()(ThreadPool& pool, MatView<const float> x, std::span<cons
   plan(x.rows, products);
   const Workspace workspace = prepare(pool, x);
   pool.run(tasks_.size(), [&](std::size_t i, int thread) {
-    if (tasks_[i].direct) {
-      run_direct(tasks_[i], x, workspace);
-    } else {
-      run_tiles(tasks_[i], x, workspace, thread);
+    switch (tasks_[i].way) {
+      case Task::Way::gemv:
+        return run_gemv(tasks_[i], x, workspace);
+      case Task::Way::gemm:
+        return run_gemm(tasks_[i], x, workspace, thread);
+      case Task::Way::tiles:
+        return run_tiles(tasks_[i], x, workspace, thread);
     }
   });
 }
@@ -64,31 +75,40 @@ void Matmul::operator()(ThreadPool& pool, MatView<const float> x, std::span<cons
 void Matmul::plan(std::size_t rows, std::span<const Product> products) {
   tasks_.clear();
   for (const Product& p : products) {
-    const bool direct = rows <= kDecodeRows && kernels(p.weights.type).gemv != nullptr;
-    const std::size_t row_bytes = gguf::row_bytes(p.weights.type, p.weights.cols);
-    const std::size_t step =
-        direct ? std::max<std::size_t>(1, kTaskBytes / std::max<std::size_t>(1, row_bytes)) : tile_->columns;
+    const Kernels& k = kernels(p.weights.type);
+    const std::size_t row_bytes = std::max<std::size_t>(1, gguf::row_bytes(p.weights.type, p.weights.cols));
+    Task::Way way = Task::Way::tiles;
+    std::size_t step = tile_->columns;
+    if (rows <= kDecodeRows && k.gemv != nullptr) {
+      way = Task::Way::gemv;
+      step = std::max<std::size_t>(1, kTaskBytes / row_bytes);
+    } else if (rows > kDecodeRows && k.gemm != nullptr) {
+      way = Task::Way::gemm;
+      step = GemmArgs::kMaxRows;
+    }
     for (std::size_t begin = 0; begin < p.weights.rows; begin += step) {
-      tasks_.push_back({&p, begin, std::min(begin + step, p.weights.rows), direct});
+      tasks_.push_back({&p, begin, std::min(begin + step, p.weights.rows), way});
     }
   }
 }
 
 /// Lays out the buffer and converts x as the tasks need it.
 Matmul::Workspace Matmul::prepare(ThreadPool& pool, MatView<const float> x) {
-  bool int8 = false, tiles = false;
+  bool gemv = false, gemm = false, tiles = false;
   for (const Task& t : tasks_) {
-    int8 = int8 || (t.direct && !is_float(t.product->weights.type));
-    tiles = tiles || !t.direct;
+    gemv = gemv || (t.way == Task::Way::gemv && !is_float(t.product->weights.type));
+    gemm = gemm || t.way == Task::Way::gemm;
+    tiles = tiles || t.way == Task::Way::tiles;
   }
+  const bool int8 = gemv || gemm;  // never both: they differ in the number of rows
   const bool bf16 = tiles && tile_->bf16;
+  const std::size_t count = activation_blocks(x.cols);
   Workspace w;
   w.stride = bf16 ? round_up(x.cols, 32) : x.stride;
-  w.panel_bytes = Tile::kUnit * kDecodeValues * sizeof(float) + tile_->columns * tile_->depth * tile_->element_bytes();
-  const std::size_t block_bytes = int8 ? x.rows * activation_blocks(x.cols) * sizeof(ActivationBlock) : 0;
+  w.panel_bytes = std::max(gemm ? round_up(GemmArgs::kPanelBytes, 64) : 0, tiles ? tile_panel_bytes(*tile_) : 0);
+  const std::size_t block_bytes = int8 ? x.rows * count * sizeof(ActivationBlock) : 0;
   const std::size_t converted_bytes = bf16 ? round_up(x.rows * w.stride * sizeof(Bf16), 64) : 0;
-  const std::size_t panels_bytes = tiles ? static_cast<std::size_t>(pool.threads()) * w.panel_bytes : 0;
-  const std::size_t needed = block_bytes + converted_bytes + panels_bytes;
+  const std::size_t needed = block_bytes + converted_bytes + static_cast<std::size_t>(pool.threads()) * w.panel_bytes;
   if (buffer_.size() < needed) buffer_ = AlignedBuffer<std::byte>(needed);
   w.blocks = reinterpret_cast<ActivationBlock*>(buffer_.data());
   w.converted = reinterpret_cast<Bf16*>(buffer_.data() + block_bytes);
@@ -97,14 +117,15 @@ Matmul::Workspace Matmul::prepare(ThreadPool& pool, MatView<const float> x) {
   pool.for_ranges(x.rows, kPrepareRows, [&](std::size_t begin, std::size_t end, int) {
     for (std::size_t r = begin; r < end; ++r) {
       const float* row = x.data + r * x.stride;
-      if (int8) quantize_(row, x.cols, w.blocks + r * activation_blocks(x.cols));
+      if (gemv) quantize_(row, x.cols, w.blocks + r * count, 1);
+      if (gemm) quantize_(row, x.cols, w.blocks + r, x.rows);
       if (bf16) tile_->convert(row, x.cols, w.converted + r * w.stride);
     }
   });
   return w;
 }
 
-void Matmul::run_direct(const Task& task, MatView<const float> x, const Workspace& workspace) const {
+void Matmul::run_gemv(const Task& task, MatView<const float> x, const Workspace& workspace) const {
   const WeightView& w = task.product->weights;
   const MatView<float>& y = task.product->y;
   kernels(w.type).gemv({.weights = w.data + task.begin * gguf::row_bytes(w.type, w.cols),
@@ -114,6 +135,19 @@ void Matmul::run_direct(const Task& task, MatView<const float> x, const Workspac
                         .blocks = workspace.blocks,
                         .y = y.data + task.begin,
                         .y_stride = y.stride});
+}
+
+void Matmul::run_gemm(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const {
+  const WeightView& w = task.product->weights;
+  const MatView<float>& y = task.product->y;
+  kernels(w.type).gemm({.weights = w.data + task.begin * gguf::row_bytes(w.type, w.cols),
+                        .rows = task.end - task.begin,
+                        .cols = w.cols,
+                        .blocks = workspace.blocks,
+                        .n = x.rows,
+                        .y = y.data + task.begin,
+                        .y_stride = y.stride,
+                        .panel = workspace.panels + static_cast<std::size_t>(thread) * workspace.panel_bytes});
 }
 
 /// One panel of weight rows: decoded piece by piece along the columns, each piece used for all rows of x.

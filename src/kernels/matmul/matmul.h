@@ -53,10 +53,11 @@ class Matmul {
   struct Task {
     const Product* product;
     std::size_t begin, end;
-    bool direct;  // by the type's decode kernel, not by tiles
+    enum class Way { gemv, gemm, tiles } way;
   };
   struct Kernels {
     Gemv gemv = nullptr;            // null: tiles
+    Gemm gemm = nullptr;            // null: tiles
     DecodeValues decode = nullptr;  // null: gguf::dequantize
   };
   struct Workspace;
@@ -64,7 +65,8 @@ class Matmul {
   const Kernels& kernels(gguf::TensorType type) const { return kernels_[static_cast<std::size_t>(type)]; }
   void plan(std::size_t rows, std::span<const Product> products);
   Workspace prepare(ThreadPool& pool, MatView<const float> x);
-  void run_direct(const Task& task, MatView<const float> x, const Workspace& workspace) const;
+  void run_gemv(const Task& task, MatView<const float> x, const Workspace& workspace) const;
+  void run_gemm(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const;
   void run_tiles(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const;
 
   std::array<Kernels, 32> kernels_;  // by tensor type

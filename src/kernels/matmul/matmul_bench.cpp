@@ -29,7 +29,7 @@ void gemv(benchmark::State& state, const WeightKernel<Gemv>& kernel) {
   const std::vector<float> x = random_values(n * kCols, 2);
   AlignedBuffer<ActivationBlock> blocks(n * activation_blocks(kCols));
   const auto quantize = pick(quantize_activations_kernels(), kernel.isa).function;
-  for (std::size_t r = 0; r < n; ++r) quantize(&x[r * kCols], kCols, blocks.data() + r * activation_blocks(kCols));
+  for (std::size_t r = 0; r < n; ++r) quantize(&x[r * kCols], kCols, blocks.data() + r * activation_blocks(kCols), 1);
   std::vector<float> y(n * kCacheRows);
   for (auto _ : state) {
     kernel.function({w.data(), kCacheRows, kCols, {x.data(), n, kCols}, blocks.data(), y.data(), kCacheRows});

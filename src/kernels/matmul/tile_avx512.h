@@ -1,37 +1,13 @@
 // Register tiles of the two AVX-512 tile kernels: included within their instruction-set regions, after all includes.
 // A panel's row holds 48 dwords: f32 values, or pairs of bf16 values that follow each other in k.
+#include "kernels/matmul/transpose_avx512.h"
+
 namespace kvant::kernels::avx512 {
 namespace {
 
 constexpr std::size_t kColumns = 48;  // three registers of 16
 constexpr std::size_t kRows = 8;      // 24 sums, 3 weights and 1 activation in 32 registers
 constexpr std::size_t kVectors = kColumns / 16;
-
-/// Transposes 16 registers of 16 dwords: out[j] holds dword j of every in[i].
-void transpose(__m512i (&r)[16]) noexcept {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  // Now 128-bit piece c of r[4 i + j] holds dword 4 c + j of rows 4 i to 4 i + 3: a transpose of 4x4 pieces remains.
-  for (int j = 0; j < 4; ++j) {
-    const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), b = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
-    const __m512i c = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88),
-                  d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
-    t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
-    t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    t[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
-    t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
-  }
-  for (int i = 0; i < 16; ++i) r[i] = t[i];
-}
 
 /// Sixteen f32, those past `count` zero.
 __m512 load_up_to(const float* p, std::size_t count) noexcept {
