@@ -97,7 +97,7 @@ bool answer(Chat& chat, const std::string& line, std::size_t context) {
     if (turn.fits) {
       note(fmt::format("turn {}: {} new prompt tokens, {} generated at {:.1f} tokens/s, {} of {} in the cache",
                        chat.turns(), turn.result.prompt_tokens, turn.result.tokens.size(), decode_rate(turn.result),
-                       chat.tokens(), context));
+                       chat.session().tokens().size(), context));
     }
   }
   return true;
@@ -120,7 +120,8 @@ Chat::Chat(engine::Engine& engine, ChatSettings settings)
 
 void Chat::start_session() {
   session_.reset();  // the old cache goes before the new one comes
-  session_.emplace(engine_, engine_.make_cache(settings_.k, settings_.v, settings_.context));
+  session_ =
+      std::make_unique<engine::Session>(engine_, engine_.make_cache(settings_.k, settings_.v, settings_.context));
   in_cache_.clear();
 }
 
@@ -208,7 +209,7 @@ void run_chat(engine::Engine& engine, const ChatSettings& settings) {
     }
   }
   if (terminal) write_stderr("\n");
-  note("cache " + describe(own.k, own.v, chat.session()->cache().usage()));
+  note("cache " + describe(own.k, own.v, chat.session().cache().usage()));
 }
 
 }  // namespace kvant::app

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <functional>
-#include <optional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,9 +52,7 @@ class Chat {
   void reset();
 
   std::size_t turns() const { return history_.size() / 2; }
-  std::size_t tokens() const { return session_ ? session_->tokens().size() : 0; }
-  /// Empty before the first turn.
-  const engine::Session* session() const { return session_ ? &*session_ : nullptr; }
+  const engine::Session& session() const { return *session_; }
 
  private:
   void start_session();
@@ -63,7 +61,7 @@ class Chat {
   ChatSettings settings_;
   tokenizer::ChatTemplate template_;
   std::vector<tokenizer::Message> history_;  ///< user and assistant in turn
-  std::optional<engine::Session> session_;
+  std::unique_ptr<engine::Session> session_;
   std::string in_cache_;  ///< the rendered text that the session holds
 };
 

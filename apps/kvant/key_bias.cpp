@@ -55,8 +55,9 @@ double mean_square_of_block_maxima(const std::vector<double>& values) {
 
 std::string bar(double value, double top, std::size_t width) {
   const auto filled = static_cast<std::size_t>(std::lround(value / top * static_cast<double>(width)));
+  constexpr const char* kFullBlock = "\xe2\x96\x88";  // U+2588
   std::string out;
-  for (std::size_t i = 0; i < width; ++i) out += i < filled ? "█" : " ";
+  for (std::size_t i = 0; i < width; ++i) out += i < filled ? kFullBlock : " ";
   return out;
 }
 

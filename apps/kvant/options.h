@@ -10,7 +10,7 @@
 #include "codec/spec.h"
 #include "engine/engine.h"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): CLI11's name
 class App;
 }
 
