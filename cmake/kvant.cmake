@@ -30,8 +30,9 @@ endif()
 
 # kvant_library(name DEPS other...): all sources of the folder (tests and benchmarks aside, subfolders included) as target
 # kvant_<name>, alias kvant::<name>; with its <unit>_test.cpp as <name>_test and its <unit>_bench.cpp as <name>_bench.
+# SERIAL_TESTS: its tests run alone (see kvant_test).
 function(kvant_library name)
-  cmake_parse_arguments(ARG "" "" "DEPS;PRIVATE_DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "SERIAL_TESTS" "" "DEPS;PRIVATE_DEPS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "*.cpp" "*.h")
   set(tests ${sources})
   set(benches ${sources})
@@ -43,7 +44,11 @@ function(kvant_library name)
   target_include_directories(kvant_${name} PUBLIC "${PROJECT_SOURCE_DIR}/src")
   target_link_libraries(kvant_${name} PUBLIC kvant_flags fmt::fmt Threads::Threads ${ARG_DEPS} PRIVATE ${ARG_PRIVATE_DEPS})
   if(tests AND KVANT_BUILD_TESTS)
-    kvant_test(${name}_test SOURCES ${tests} DEPS kvant::${name} ${ARG_PRIVATE_DEPS})
+    set(serial "")
+    if(ARG_SERIAL_TESTS)
+      set(serial SERIAL)
+    endif()
+    kvant_test(${name}_test SOURCES ${tests} DEPS kvant::${name} ${ARG_PRIVATE_DEPS} ${serial})
   endif()
   if(benches AND KVANT_BUILD_BENCH)
     kvant_bench(${name}_bench SOURCES ${benches} DEPS kvant::${name})
@@ -51,9 +56,10 @@ function(kvant_library name)
 endfunction()
 
 # kvant_test(name SOURCES files... DEPS targets... [LABELS labels...]): a gtest program whose cases are ctest tests, each
-# labelled with the program's name and `labels`. The label "slow" keeps a test out of the sanitizer and qemu runs.
+# labelled with the program's name and `labels`. The label "slow" keeps a test out of the sanitizer and qemu
+# runs; SERIAL tests measure speed and run alone.
 function(kvant_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "SERIAL" "" "SOURCES;DEPS;LABELS" ${ARGN})
   find_package(GTest REQUIRED)
   include(GoogleTest)
   add_executable(${name} ${ARG_SOURCES})
@@ -61,7 +67,8 @@ function(kvant_test name)
   target_compile_definitions(${name} PRIVATE KVANT_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   list(JOIN ARG_LABELS "\\;" labels)  # gtest_discover_tests takes a list as one escaped value
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 120 DISCOVERY_MODE PRE_TEST
-                       PROPERTIES TIMEOUT 900 LABELS "${name}\\;${labels}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+                       PROPERTIES TIMEOUT 900 RUN_SERIAL ${ARG_SERIAL}
+                                  LABELS "${name}\\;${labels}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
 endfunction()
 
 if(KVANT_BUILD_FUZZ)
