@@ -104,17 +104,21 @@ __m512i lane_to_all(const std::int8_t* q) noexcept { return _mm512_set1_epi32(st
 
 /// Adds the products of a group, or half a group, to the float sums of kRows rows of x.
 template <class Type, std::size_t kRows>
-void finish(const __m512i (&products)[kRows][kVectors], const Panel& panel, const ActivationBlock* x, std::size_t group,
-            std::size_t part, __m512 (&sums)[kRows][kVectors]) noexcept {
+[[gnu::always_inline]] inline void finish(const __m512i (&products)[kRows][kVectors], const Panel& panel,
+                                          const ActivationBlock* x, std::size_t group, std::size_t part,
+                                          __m512 (&sums)[kRows][kVectors]) noexcept {
   const std::size_t s = Type::kScales == 8 ? group : 2 * group + part;
+  KVANT_UNROLL
   for (std::size_t v = 0; v < kVectors; ++v) {
     const __m512 w_scale = _mm512_load_ps(panel.scale[s] + 16 * v);
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kRows; ++r) {
       const __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x[r].scale[group]));
       sums[r][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[r][v]), scale, sums[r][v]);
     }
     if constexpr (Type::kHasMin) {
       const __m512 min = _mm512_load_ps(panel.min[s] + 16 * v);
+      KVANT_UNROLL
       for (std::size_t r = 0; r < kRows; ++r) {
         sums[r][v] = Type::kScales == 8 ? _mm512_fmadd_ps(min, _mm512_set1_ps(x[r].minus_sum[group]), sums[r][v])
                                         : _mm512_fnmadd_ps(min, _mm512_set1_ps(x[r].half_sum[s]), sums[r][v]);
@@ -123,59 +127,68 @@ void finish(const __m512i (&products)[kRows][kVectors], const Panel& panel, cons
   }
 }
 
-/// kRows rows of x by a panel; `x` points to adjacent blocks of the rows.
+/// Adds the product of kRows rows of x, at adjacent blocks, and a panel to `totals`.
 template <class Type, std::size_t kRows>
-void tile(const Panel& panel, const ActivationBlock* x, const GemmArgs& a, float* y, bool accumulate) noexcept {
+void tile(const Panel& panel, const ActivationBlock* x, float (*totals)[kColumns]) noexcept {
   __m512 sums[kRows][kVectors];
-  for (auto& row : sums) {
-    for (__m512& sum : row) sum = _mm512_setzero_ps();
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < kRows; ++r) {
+    KVANT_UNROLL
+    for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_load_ps(totals[r] + 16 * v);
   }
   for (std::size_t group = 0; group < 8; ++group) {
     __m512i products[kRows][kVectors];
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kRows; ++r) {
       __m512i start = _mm512_setzero_si512();
       if constexpr (Type::kOffset != 0) {
         const __m512i sum = _mm512_set1_epi32(x[r].negative_group_sum[group]);
         start = _mm512_slli_epi32(sum, std::countr_zero(unsigned{Type::kOffset}));
       }
+      KVANT_UNROLL
       for (std::size_t v = 0; v < kVectors; ++v) products[r][v] = start;
     }
     const std::uint8_t(*codes)[kColumns][4] = panel.codes + 8 * group;
     const std::size_t at = group / 4 * 128 + group % 4 * 16;
     for (std::size_t part = 0; part < 2; ++part) {
+      KVANT_UNROLL
       for (std::size_t s = 0; s < 4; ++s) {
         __m512i w[kVectors];
+        KVANT_UNROLL
         for (std::size_t v = 0; v < kVectors; ++v) w[v] = _mm512_load_si512(codes[4 * part + s][16 * v]);
+        KVANT_UNROLL
         for (std::size_t r = 0; r < kRows; ++r) {
           const __m512i q = lane_to_all(x[r].q[0] + at + 64 * part + 4 * s);
+          KVANT_UNROLL
           for (std::size_t v = 0; v < kVectors; ++v) products[r][v] = _mm512_dpbusd_epi32(products[r][v], w[v], q);
         }
       }
       if constexpr (Type::kScales == 16) {
         finish<Type, kRows>(products, panel, x, group, part, sums);
+        KVANT_UNROLL
         for (auto& row : products) {
+          KVANT_UNROLL
           for (__m512i& p : row) p = _mm512_setzero_si512();
         }
       }
     }
     if constexpr (Type::kScales == 8) finish<Type, kRows>(products, panel, x, group, 0, sums);
   }
-  for (std::size_t v = 0; v < kVectors && 16 * v < a.rows; ++v) {
-    const auto lanes = static_cast<__mmask16>((1u << std::min<std::size_t>(16, a.rows - 16 * v)) - 1);
-    for (std::size_t r = 0; r < kRows; ++r) {
-      float* to = y + r * a.y_stride + 16 * v;
-      const __m512 before = accumulate ? _mm512_maskz_loadu_ps(lanes, to) : _mm512_setzero_ps();
-      _mm512_mask_storeu_ps(to, lanes, _mm512_add_ps(before, sums[r][v]));
-    }
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < kRows; ++r) {
+    KVANT_UNROLL
+    for (std::size_t v = 0; v < kVectors; ++v) _mm512_store_ps(totals[r] + 16 * v, sums[r][v]);
   }
 }
 
 template <class Type>
 void gemm(const GemmArgs& a) noexcept {
-  using Tile = void (*)(const Panel&, const ActivationBlock*, const GemmArgs&, float*, bool) noexcept;
+  using Tile = void (*)(const Panel&, const ActivationBlock*, float(*)[kColumns]) noexcept;
   static constexpr Tile kTiles[kXRows] = {tile<Type, 1>, tile<Type, 2>, tile<Type, 3>, tile<Type, 4>};
   static constexpr std::byte kZeros[Type::kBytes] = {};
-  auto& panel = *reinterpret_cast<Panel*>(a.panel);
+  auto& panel = *reinterpret_cast<Panel*>(a.scratch);
+  auto* totals = reinterpret_cast<float(*)[kColumns]>(a.scratch + GemmArgs::kPanelBytes);
+  std::memset(totals, 0, a.n * sizeof *totals);
   const std::size_t row_bytes = a.cols * Type::kBytes / 256;
   for (std::size_t k = 0; k < a.cols; k += 256) {
     const std::size_t bytes = std::min<std::size_t>(256, a.cols - k) * Type::kBytes / 256;
@@ -194,9 +207,10 @@ void gemm(const GemmArgs& a) noexcept {
     }
     const ActivationBlock* x = a.blocks + k / 256 * a.n;
     for (std::size_t r = 0; r < a.n; r += kXRows) {
-      kTiles[std::min(kXRows, a.n - r) - 1](panel, x + r, a, a.y + r * a.y_stride, k != 0);
+      kTiles[std::min(kXRows, a.n - r) - 1](panel, x + r, totals + r);
     }
   }
+  for (std::size_t r = 0; r < a.n; ++r) std::memcpy(a.y + r * a.y_stride, totals[r], a.rows * sizeof(float));
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ struct Blocks {
   void add(Sum& sum, const ActivationBlock* blocks, std::size_t step) const noexcept {
     const ActivationBlock& x = blocks[step / 2];
     const std::size_t half = step % 2;
+    KVANT_UNROLL
     for (std::size_t j = 0; j < 2; ++j) {
       const __m256 scale = _mm256_load_ps(x.lane_scale[half] + 8 * j);
       if constexpr (Format::kHasMin) {
@@ -85,7 +86,9 @@ struct Super8 {
     const ActivationBlock& x = blocks[step];
     const __m256 scale = _mm256_mul_ps(w.scale, _mm256_load_ps(x.scale));
     if constexpr (Format::kHasMin) sum.chain[0] = _mm256_fmadd_ps(w.min, _mm256_load_ps(x.minus_sum), sum.chain[0]);
+    KVANT_UNROLL
     for (std::size_t h = 0; h < 2; ++h) {
+      KVANT_UNROLL
       for (std::size_t j = 0; j < 2; ++j) {
         const int g = static_cast<int>(4 * h + 2 * j);
         sum.chain[j] = _mm256_fmadd_ps(products<Format>(codes[h], x, h, j),
@@ -108,12 +111,14 @@ struct Super16 {
   }
   void add(Sum& sum, const ActivationBlock* blocks, std::size_t step) const noexcept {
     const ActivationBlock& x = blocks[step];
+    KVANT_UNROLL
     for (std::size_t h = 0; h < 2; ++h) {
       const __m256 x_scale =
           _mm256_permutevar8x32_ps(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(x.scale + 4 * h)),
                                    _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
       const __m256 scale = _mm256_mul_ps(w.scale[h], x_scale);
       sum.chain[h] = _mm256_fnmadd_ps(w.min[h], _mm256_load_ps(x.half_sum + 8 * h), sum.chain[h]);
+      KVANT_UNROLL
       for (std::size_t j = 0; j < 2; ++j) {
         const std::int8_t* q = x.q[h] + 32 * j;
         const int s = static_cast<int>(4 * j);
@@ -134,6 +139,7 @@ void products(const std::byte* weights, std::size_t cols, const ActivationBlock*
   for (Sum& sum : sums) sum = {{_mm256_setzero_ps(), _mm256_setzero_ps()}};
   const auto add = [&](const std::byte* p, std::size_t step) {
     const Step w = Step::load(p);
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kRows; ++r) w.add(sums[r], x + r * stride, step);
   };
   const std::size_t steps = cols / Step::kValues;
@@ -148,6 +154,7 @@ void products(const std::byte* weights, std::size_t cols, const ActivationBlock*
     std::memcpy(last, weights, rest * Step::kBytes / Step::kValues);
     add(last, steps);
   }
+  KVANT_UNROLL
   for (std::size_t r = 0; r < kRows; ++r)
     y[r * y_stride] = sum_lanes(_mm256_add_ps(sums[r].chain[0], sums[r].chain[1]));
 }

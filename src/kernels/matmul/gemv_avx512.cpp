@@ -82,6 +82,7 @@ struct Super8 {
     // One register: scales of w by scales of x in lanes 0-7, mins of w by sums of x in lanes 8-15.
     const __m512 scale = _mm512_mul_ps(w.scale, x.scale);
     if constexpr (Format::kHasMin) sum = _mm512_mask_add_ps(sum, 0xff00, sum, scale);
+    KVANT_UNROLL
     for (int h = 0; h < 2; ++h) {
       const __m512i index = by_group(4 * h, 4 * h + 1, 4 * h + 2, 4 * h + 3);
       sum = _mm512_fmadd_ps(products(x.start[h], w.codes[h], x.q[h]), _mm512_permutexvar_ps(index, scale), sum);
@@ -112,6 +113,7 @@ struct Super16 {
     const __m512i zero = _mm512_setzero_si512();
     const __m512 scale = _mm512_mul_ps(w.scale, x.scale);
     sum = _mm512_fnmadd_ps(w.minus(), x.sum, sum);
+    KVANT_UNROLL
     for (int h = 0; h < 2; ++h) {
       const __m512 low = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(zero, w.codes[h].low, x.q[h].low));
       const __m512 high = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(zero, w.codes[h].high, x.q[h].high));
@@ -130,15 +132,19 @@ requires(kOut == 1 || kRows == 1) void products(const std::byte* weights, std::s
                                                 const ActivationBlock* x, std::size_t stride, float* y,
                                                 std::size_t y_stride) noexcept {
   __m512 sums[kOut][kRows];
+  KVANT_UNROLL
   for (auto& row : sums) {
+    KVANT_UNROLL
     for (__m512& sum : row) sum = _mm512_setzero_ps();
   }
   const auto add = [&](const std::byte* p, std::size_t distance, std::size_t step) {
     if constexpr (kRows == 1) {
       const typename Step::X operand = Step::load_x(x, step);
+      KVANT_UNROLL
       for (std::size_t o = 0; o < kOut; ++o) sums[o][0] = Step::load(p + o * distance).add(sums[o][0], operand);
     } else {
       const Step w = Step::load(p);
+      KVANT_UNROLL
       for (std::size_t r = 0; r < kRows; ++r) sums[0][r] = w.add(sums[0][r], Step::load_x(x + r * stride, step));
     }
   };
@@ -153,12 +159,15 @@ requires(kOut == 1 || kRows == 1) void products(const std::byte* weights, std::s
   }
   if (const std::size_t rest = cols % Step::kValues; rest != 0) {
     alignas(64) std::byte last[kOut][Step::kBytes] = {};
+    KVANT_UNROLL
     for (std::size_t o = 0; o < kOut; ++o) {
       std::memcpy(last[o], weights + o * row_bytes, rest * Step::kBytes / Step::kValues);
     }
     add(last[0], Step::kBytes, steps);
   }
+  KVANT_UNROLL
   for (std::size_t o = 0; o < kOut; ++o) {
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kRows; ++r) y[r * y_stride + o] = _mm512_reduce_add_ps(sums[o][r]);
   }
 }

@@ -13,6 +13,7 @@ constexpr std::size_t kXRows = 4;  // rows of x that share unpacked weights
 /// Sums of 16 products for each of four groups.
 float32x4_t dots(const int8x16_t (&w)[4], const std::int8_t* q) noexcept {
   int32x4_t sums[4];
+  KVANT_UNROLL
   for (int g = 0; g < 4; ++g) sums[g] = vdotq_s32(vdupq_n_s32(0), w[g], vld1q_s8(q + 16 * g));
   return vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3])));
 }
@@ -20,6 +21,7 @@ float32x4_t dots(const int8x16_t (&w)[4], const std::int8_t* q) noexcept {
 /// Sums of 32 products for each of four groups.
 float32x4_t products(const Codes& w, const std::int8_t* q) noexcept {
   int32x4_t sums[4];
+  KVANT_UNROLL
   for (int g = 0; g < 4; ++g) {
     sums[g] = vdotq_s32(vdupq_n_s32(0), w.low[g], vld1q_s8(q + 16 * g));
     sums[g] = vdotq_s32(sums[g], w.high[g], vld1q_s8(q + 64 + 16 * g));
@@ -55,6 +57,7 @@ struct Super {
   }
   float32x4_t add(float32x4_t sum, const ActivationBlock* blocks, std::size_t step) const noexcept {
     const ActivationBlock& x = blocks[step];
+    KVANT_UNROLL
     for (int h = 0; h < 2; ++h) {
       const float32x4_t x_scale = vld1q_f32(x.scale + 4 * h);
       if constexpr (Format::kScales == 8) {
@@ -84,6 +87,7 @@ void row_products(const std::byte* weights, std::size_t cols, const ActivationBl
   for (float32x4_t& sum : sums) sum = vdupq_n_f32(0);
   const auto add = [&](const std::byte* p, std::size_t step) {
     const Step w = Step::load(p);
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kRows; ++r) sums[r] = w.add(sums[r], x + r * stride, step);
   };
   const std::size_t steps = cols / Step::kValues;
@@ -93,6 +97,7 @@ void row_products(const std::byte* weights, std::size_t cols, const ActivationBl
     std::memcpy(last, weights, rest * Step::kBytes / Step::kValues);
     add(last, steps);
   }
+  KVANT_UNROLL
   for (std::size_t r = 0; r < kRows; ++r) y[r * y_stride] = vaddvq_f32(sums[r]);
 }
 

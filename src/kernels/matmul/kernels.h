@@ -49,6 +49,8 @@ std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept;
 struct GemmArgs {
   static constexpr std::size_t kMaxRows = 48;
   static constexpr std::size_t kPanelBytes = 18 * 1024 + 512;
+  /// Scratch for `n` rows of x: a panel, and sums that stay together in the cache until all columns are done.
+  static constexpr std::size_t scratch_bytes(std::size_t n) { return kPanelBytes + n * kMaxRows * sizeof(float); }
 
   const std::byte* weights;  ///< `rows` adjacent rows (at most kMaxRows) of `cols` values, any alignment
   std::size_t rows, cols;
@@ -56,7 +58,7 @@ struct GemmArgs {
   std::size_t n;
   float* y;  ///< y[r * y_stride + o], overwritten
   std::size_t y_stride;
-  std::byte* panel;  ///< scratch of kPanelBytes, 64-byte aligned
+  std::byte* scratch;  ///< scratch_bytes(n), 64-byte aligned
 };
 
 /// The product of Gemv, its sums in another order: each 256 columns of the weights are unpacked once, laid out by

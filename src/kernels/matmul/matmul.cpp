@@ -105,7 +105,8 @@ Matmul::Workspace Matmul::prepare(ThreadPool& pool, MatView<const float> x) {
   const std::size_t count = activation_blocks(x.cols);
   Workspace w;
   w.stride = bf16 ? round_up(x.cols, 32) : x.stride;
-  w.panel_bytes = std::max(gemm ? round_up(GemmArgs::kPanelBytes, 64) : 0, tiles ? tile_panel_bytes(*tile_) : 0);
+  w.panel_bytes =
+      std::max(gemm ? round_up(GemmArgs::scratch_bytes(x.rows), 64) : 0, tiles ? tile_panel_bytes(*tile_) : 0);
   const std::size_t block_bytes = int8 ? x.rows * count * sizeof(ActivationBlock) : 0;
   const std::size_t converted_bytes = bf16 ? round_up(x.rows * w.stride * sizeof(Bf16), 64) : 0;
   const std::size_t needed = block_bytes + converted_bytes + static_cast<std::size_t>(pool.threads()) * w.panel_bytes;
@@ -147,7 +148,7 @@ void Matmul::run_gemm(const Task& task, MatView<const float> x, const Workspace&
                         .n = x.rows,
                         .y = y.data + task.begin,
                         .y_stride = y.stride,
-                        .panel = workspace.panels + static_cast<std::size_t>(thread) * workspace.panel_bytes});
+                        .scratch = workspace.panels + static_cast<std::size_t>(thread) * workspace.panel_bytes});
 }
 
 /// One panel of weight rows: decoded piece by piece along the columns, each piece used for all rows of x.

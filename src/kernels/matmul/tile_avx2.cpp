@@ -52,16 +52,19 @@ void pack(const float* rows, std::size_t stride, std::size_t depth, std::size_t 
 template <std::size_t kTileRows>
 void tile(const float* x, const TileArgs& a, float* y) noexcept {
   __m256 sums[kTileRows][2];
+  KVANT_UNROLL
   for (auto& row : sums) row[0] = row[1] = _mm256_setzero_ps();
   const auto* panel = static_cast<const float*>(a.panel);
   for (std::size_t k = 0; k < a.depth; ++k, panel += kColumns) {
     const __m256 w0 = _mm256_load_ps(panel), w1 = _mm256_load_ps(panel + 8);
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kTileRows; ++r) {
       const __m256 value = _mm256_broadcast_ss(x + r * a.x_stride + k);
       sums[r][0] = _mm256_fmadd_ps(value, w0, sums[r][0]);
       sums[r][1] = _mm256_fmadd_ps(value, w1, sums[r][1]);
     }
   }
+  KVANT_UNROLL
   for (std::size_t r = 0; r < kTileRows; ++r) {
     alignas(32) float out[kColumns];
     _mm256_store_ps(out, sums[r][0]);

@@ -33,18 +33,26 @@ template <class Step, std::size_t kTileRows>
 void tile(const std::byte* x, std::size_t stride, const float* panel, std::size_t depth, const TileArgs& a,
           float* y) noexcept {
   __m512 sums[kTileRows][kVectors];
+  KVANT_UNROLL
   for (auto& row : sums) {
+    KVANT_UNROLL
     for (__m512& sum : row) sum = _mm512_setzero_ps();
   }
   for (std::size_t k = 0; k < depth; ++k, panel += kColumns) {
     __m512 w[kVectors];
+    KVANT_UNROLL
     for (std::size_t v = 0; v < kVectors; ++v) w[v] = _mm512_load_ps(panel + 16 * v);
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kTileRows; ++r) {
+      KVANT_UNROLL
       for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = Step::add(sums[r][v], x + 4 * (r * stride + k), w[v]);
     }
   }
-  for (std::size_t v = 0; v < kVectors && 16 * v < a.columns; ++v) {
-    const auto lanes = static_cast<__mmask16>((1u << std::min<std::size_t>(16, a.columns - 16 * v)) - 1);
+  KVANT_UNROLL
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    const std::size_t left = a.columns - std::min(a.columns, 16 * v);
+    const auto lanes = static_cast<__mmask16>((1u << std::min<std::size_t>(16, left)) - 1);
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kTileRows; ++r) {
       float* to = y + r * a.y_stride + 16 * v;
       const __m512 before = a.accumulate ? _mm512_maskz_loadu_ps(lanes, to) : _mm512_setzero_ps();

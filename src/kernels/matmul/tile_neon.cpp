@@ -40,19 +40,25 @@ void pack(const float* rows, std::size_t stride, std::size_t depth, std::size_t 
 template <std::size_t kTileRows>
 void tile(const float* x, const TileArgs& a, float* y) noexcept {
   float32x4_t sums[kTileRows][kVectors];
+  KVANT_UNROLL
   for (auto& row : sums) {
+    KVANT_UNROLL
     for (float32x4_t& sum : row) sum = vdupq_n_f32(0);
   }
   const auto* panel = static_cast<const float*>(a.panel);
   for (std::size_t k = 0; k < a.depth; ++k, panel += kColumns) {
     const float32x4x4_t w = vld1q_f32_x4(panel);
+    KVANT_UNROLL
     for (std::size_t r = 0; r < kTileRows; ++r) {
       const float value = x[r * a.x_stride + k];
+      KVANT_UNROLL
       for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = vfmaq_n_f32(sums[r][v], w.val[v], value);
     }
   }
+  KVANT_UNROLL
   for (std::size_t r = 0; r < kTileRows; ++r) {
     float out[kColumns];
+    KVANT_UNROLL
     for (std::size_t v = 0; v < kVectors; ++v) vst1q_f32(out + 4 * v, sums[r][v]);
     float* to = y + r * a.y_stride;
     for (std::size_t c = 0; c < a.columns; ++c) to[c] = a.accumulate ? to[c] + out[c] : out[c];
