@@ -22,18 +22,20 @@ std::vector<float> normals(std::size_t n, std::uint64_t seed) {
 
 /// A page of encoded vectors at an address that is only as aligned as blocks are, and their values.
 struct Page {
+  std::size_t offset;
   std::vector<std::byte> bytes;
   std::vector<float> values;
   std::size_t row_bytes;
 
   Page(gguf::TensorType type, std::size_t dims, std::uint64_t seed)
-      : bytes(2 + gguf::row_bytes(type, kPageTokens * dims)),
+      : offset(type == gguf::TensorType::f32 ? 4 : 2),
+        bytes(offset + gguf::row_bytes(type, kPageTokens * dims)),
         values(normals(kPageTokens * dims, seed)),
         row_bytes(gguf::row_bytes(type, dims)) {
     gguf::quantize(type, values, data());
     gguf::dequantize(type, data(), values);
   }
-  std::byte* data() { return bytes.data() + 2; }
+  std::byte* data() { return bytes.data() + offset; }
 };
 
 template <class Test>
@@ -66,10 +68,10 @@ TEST(Attention, DecodesAsTheReference) {
 
 TEST(Attention, ScoresMatchDouble) {
   for_each_kernel([](const TypeKernels& kernels) {
-    for (std::size_t dims : {32, 96, 128, 256}) {
+    for (std::size_t dims : {32U, 96U, 128U, 256U}) {
       Page page(kernels.type, dims, dims);
-      for (std::size_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
-        for (std::size_t tokens : {1, 2, 31, 63, 64}) {
+      for (std::size_t rows : {1U, 2U, 3U, 4U, 5U, 6U, 7U, 8U, 13U}) {
+        for (std::size_t tokens : {1U, 2U, 31U, 63U, 64U}) {
           const auto q = normals(rows * dims, rows);
           std::vector<float> logits(rows * kPageTokens + 1, 9.0F);
           kernels.score({q.data(), rows, dims, page.data(), tokens, logits.data()});
@@ -96,11 +98,11 @@ TEST(Attention, ScoresMatchDouble) {
 
 TEST(Attention, MixMatchesDoubleAndReadsOnlyItsTokens) {
   for_each_kernel([](const TypeKernels& kernels) {
-    for (std::size_t dims : {32, 96, 256}) {
-      for (std::size_t tokens : {1, 31, 64}) {
+    for (std::size_t dims : {32U, 96U, 256U}) {
+      for (std::size_t tokens : {1U, 31U, 64U}) {
         Page page(kernels.type, dims, dims);
         std::memset(page.data() + tokens * page.row_bytes, 0xff, (kPageTokens - tokens) * page.row_bytes);  // NaNs
-        for (std::size_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17}) {
+        for (std::size_t rows : {1U, 2U, 3U, 4U, 5U, 6U, 7U, 8U, 9U, 17U}) {
           const auto weights = normals(rows * kPageTokens, rows);
           const auto rescale = normals(rows, 5);
           const auto before = normals(rows * dims + 1, 6);

@@ -80,7 +80,7 @@ TEST(Encode, RefusesWhatCannotBeStored) {
     for (const Encoders::Entry& e : tier.function->types) {
       std::vector<std::byte> out(gguf::row_bytes(e.type, 2 * kBlock));
       const float limit = largest_storable(e.type);
-      for (std::size_t at : {0, 13, 31, 32, 63}) {
+      for (std::size_t at : {0U, 13U, 31U, 32U, 63U}) {
         std::vector<float> x(2 * kBlock, 0.5F);
         for (float bad : {infinity, -infinity, std::nanf(""), -std::nanf(""), std::nextafter(limit, infinity),
                           -std::nextafter(limit, infinity)}) {

@@ -40,7 +40,7 @@ TEST(Fwht, SameBitsOnEveryTierAtAnyAlignment) {
   for (const auto& tier : fwht_implementations()) {
     if (!includes(supported_isas().back(), tier.isa)) continue;
     for (std::size_t n = 2; n <= 256; n *= 2) {
-      for (std::size_t offset : {0, 1, 3}) {
+      for (std::size_t offset : {0U, 1U, 3U}) {
         const std::vector<float> x = normals(n, 3 * n);
         std::vector<float> expected = x;
         fwht(Isa::scalar)(expected.data(), n);
@@ -55,7 +55,7 @@ TEST(Fwht, SameBitsOnEveryTierAtAnyAlignment) {
 }
 
 TEST(Fwht, HeadsAreCutIntoPowersOfTwoAndTurnedBackByTheSame) {
-  for (std::size_t dims : {8, 64, 80, 96, 128, 256}) {
+  for (std::size_t dims : {8U, 64U, 80U, 96U, 128U, 256U}) {
     const std::vector<float> x = normals(dims, dims);
     std::vector<float> y = x;
     rotate_head(fwht(Isa::scalar), y.data(), dims);

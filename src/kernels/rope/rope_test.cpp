@@ -107,10 +107,10 @@ TEST(Rope, RotatesPairsAndLeavesTheRest) {
   rope_apply(angles, 2, x);
   EXPECT_EQ(x[0], 1 * 0.6F - 3 * 0.8F);
   EXPECT_EQ(x[2], 1 * 0.8F + 3 * 0.6F);
-  EXPECT_EQ(x[1], -4);
-  EXPECT_EQ(x[3], 2);
-  EXPECT_EQ(x[4], 5);
-  EXPECT_EQ(x[5], 6);
+  EXPECT_EQ(x[1], -4.0F);
+  EXPECT_EQ(x[3], 2.0F);
+  EXPECT_EQ(x[4], 5.0F);
+  EXPECT_EQ(x[5], 6.0F);
 }
 
 /// The property that RoPE exists for: products depend on the distance of positions alone.
