@@ -24,29 +24,51 @@ void pause_cpu() noexcept {
 #endif
 }
 
+/// The indexes that one thread starts with: it takes them from the front, threads without work from the back. So each
+/// thread goes through consecutive indexes, that is, through consecutive memory.
+struct alignas(64) Span {
+  std::atomic<std::uint64_t> ends{0};  // front in the low half, back in the high one
+
+  void set(std::size_t front, std::size_t back) noexcept {
+    ends.store(std::uint64_t{back} << 32 | front, std::memory_order_relaxed);
+  }
+  bool take(bool from_front, std::size_t& index) noexcept {
+    std::uint64_t old = ends.load(std::memory_order_relaxed);
+    for (;;) {
+      const std::uint64_t front = old & 0xffffffffu, back = old >> 32;
+      if (front >= back) return false;
+      index = from_front ? front : back - 1;
+      const std::uint64_t left = from_front ? old + 1 : old - (std::uint64_t{1} << 32);
+      if (ends.compare_exchange_weak(old, left, std::memory_order_relaxed)) return true;
+    }
+  }
+};
+
 }  // namespace
 
 struct ThreadPool::State {
   using Task = FunctionRef<void(std::size_t, int)>;
 
   alignas(64) std::atomic<std::uint32_t> generation{0};  // raised once per run; workers wait on it
-  alignas(64) std::atomic<std::size_t> next{0};
-  alignas(64) std::atomic<int> busy{0};  // workers that have not finished this run
+  alignas(64) std::atomic<int> busy{0};                  // workers that have not finished this run
   const Task* task = nullptr;
-  std::size_t count = 0;
+  std::vector<Span> spans;  // one for each thread
   bool stopping = false;
   std::mutex error_mutex;
   std::exception_ptr error;
   std::vector<std::jthread> workers;
 
+  explicit State(int threads) : spans(static_cast<std::size_t>(threads)) {}
+
   void work(int thread) noexcept {
+    const auto self = static_cast<std::size_t>(thread);
     try {
-      for (std::size_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
-           i = next.fetch_add(1, std::memory_order_relaxed)) {
-        (*task)(i, thread);
+      for (std::size_t i = 0; i < spans.size(); ++i) {
+        Span& span = spans[(self + i) % spans.size()];
+        for (std::size_t index = 0; span.take(i == 0, index);) (*task)(index, thread);
       }
     } catch (...) {
-      next.store(count, std::memory_order_relaxed);
+      for (Span& span : spans) span.set(0, 0);
       const std::lock_guard lock(error_mutex);
       if (!error) error = std::current_exception();
     }
@@ -71,9 +93,10 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
+ThreadPool::ThreadPool(int threads) {
   KVANT_CHECK(threads >= 0 && threads <= 1024, ErrorCode::invalid_argument, "threads: {}, expected 1 to 1024", threads);
   const int total = threads == 0 ? available_threads() : threads;
+  state_ = std::make_unique<State>(total);
   for (int i = 1; i < total; ++i) state_->workers.emplace_back([s = state_.get(), i] { s->worker_loop(i); });
 }
 
@@ -94,8 +117,9 @@ void ThreadPool::run(std::size_t count, FunctionRef<void(std::size_t, int)> task
     return;
   }
   s.task = &task;
-  s.count = count;
-  s.next.store(0, std::memory_order_relaxed);
+  KVANT_ASSERT(count <= 0xffffffffu);
+  const std::size_t threads = s.spans.size();
+  for (std::size_t i = 0; i < threads; ++i) s.spans[i].set(count * i / threads, count * (i + 1) / threads);
   s.start();
   s.work(0);
   for (int left = s.busy.load(std::memory_order_acquire), spins = 0; left != 0;

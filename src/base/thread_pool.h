@@ -39,8 +39,9 @@ class ThreadPool {
   int threads() const noexcept;
 
   /// Calls task(index, thread) once for each index in [0, count), thread in [0, threads()), and returns when all are
-  /// done. Which thread takes which index is not fixed: results must depend on the index alone. The first exception
-  /// that a task throws is rethrown here; indexes not yet started are then skipped.
+  /// done. Each thread goes through consecutive indexes first, then helps the others; which thread takes which index is
+  /// not fixed: results must depend on the index alone. The first exception that a task throws is rethrown here;
+  /// indexes not yet started are then skipped.
   void run(std::size_t count, FunctionRef<void(std::size_t index, int thread)> task);
 
   /// Calls task(begin, end, thread) for consecutive ranges of at most `grain` (> 0) indexes that cover [0, count).

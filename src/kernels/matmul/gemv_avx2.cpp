@@ -8,7 +8,7 @@ KVANT_TARGET_AVX2_BEGIN
 namespace kvant::kernels::avx2 {
 namespace {
 
-constexpr std::size_t kPrefetchBytes = 4096;  // far enough ahead for the memory's latency
+constexpr std::size_t kPrefetchBytes = 3072;  // far enough ahead for the memory's latency
 constexpr std::size_t kXRows = 4;             // rows of x that share unpacked weights; more would spill their sums
 
 float sum_lanes(__m256 v) noexcept {

@@ -9,7 +9,8 @@ KVANT_TARGET_AVX512_BEGIN
 namespace kvant::kernels::avx512 {
 namespace {
 
-constexpr std::size_t kPrefetchBytes = 4096;  // of float weights: far enough ahead for the memory's latency
+constexpr std::size_t kPrefetchBytes = 3072;  // far enough ahead for the memory's latency
+constexpr std::size_t kXRows = 4;             // rows of x that share unpacked weights; more would spill their sums
 
 /// A half of an activation block as the operand of two dot products.
 struct Operand {
@@ -125,84 +126,49 @@ struct Super16 {
   }
 };
 
-/// kOut rows of weights by kRows rows of x, `stride` blocks apart, one of the two counts being 1: activations are
-/// loaded once for all weights, or weights unpacked once for all activations.
-template <class Step, std::size_t kOut, std::size_t kRows>
-requires(kOut == 1 || kRows == 1) void products(const std::byte* weights, std::size_t row_bytes, std::size_t cols,
-                                                const ActivationBlock* x, std::size_t stride, float* y,
-                                                std::size_t y_stride) noexcept {
-  __m512 sums[kOut][kRows];
+/// One row of weights by kRows rows of x, `stride` blocks apart: weights are unpacked once for all of them. One row at
+/// a time makes one stream through memory, which is faster than several although they would share the activations.
+template <class Step, std::size_t kRows>
+void row_products(const std::byte* weights, std::size_t cols, const ActivationBlock* x, std::size_t stride, float* y,
+                  std::size_t y_stride) noexcept {
+  __m512 sums[kRows];
   KVANT_UNROLL
-  for (auto& row : sums) {
+  for (__m512& sum : sums) sum = _mm512_setzero_ps();
+  const auto add = [&](const std::byte* p, std::size_t step) {
+    const Step w = Step::load(p);
     KVANT_UNROLL
-    for (__m512& sum : row) sum = _mm512_setzero_ps();
-  }
-  const auto add = [&](const std::byte* p, std::size_t distance, std::size_t step) {
-    if constexpr (kRows == 1) {
-      const typename Step::X operand = Step::load_x(x, step);
-      KVANT_UNROLL
-      for (std::size_t o = 0; o < kOut; ++o) sums[o][0] = Step::load(p + o * distance).add(sums[o][0], operand);
-    } else {
-      const Step w = Step::load(p);
-      KVANT_UNROLL
-      for (std::size_t r = 0; r < kRows; ++r) sums[0][r] = w.add(sums[0][r], Step::load_x(x + r * stride, step));
-    }
+    for (std::size_t r = 0; r < kRows; ++r) sums[r] = w.add(sums[r], Step::load_x(x + r * stride, step));
   };
   const std::size_t steps = cols / Step::kValues;
-  // One stream through memory, also where several rows are read at a time: prefetched in order, ahead of the group.
-  const std::byte* ahead = weights + std::max(kPrefetchBytes, kOut > 1 ? kOut * row_bytes : 0);
-  for (std::size_t s = 0; s < steps; ++s, weights += Step::kBytes, ahead += kOut * Step::kBytes) {
-    for (std::size_t line = 0; line < kOut * Step::kBytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(ahead + line), _MM_HINT_T0);
+  for (std::size_t s = 0; s < steps; ++s, weights += Step::kBytes) {
+    for (std::size_t line = 0; line < Step::kBytes; line += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(weights + kPrefetchBytes + line), _MM_HINT_T0);
     }
-    add(weights, row_bytes, s);
+    add(weights, s);
   }
   if (const std::size_t rest = cols % Step::kValues; rest != 0) {
-    alignas(64) std::byte last[kOut][Step::kBytes] = {};
-    KVANT_UNROLL
-    for (std::size_t o = 0; o < kOut; ++o) {
-      std::memcpy(last[o], weights + o * row_bytes, rest * Step::kBytes / Step::kValues);
-    }
-    add(last[0], Step::kBytes, steps);
+    alignas(64) std::byte last[Step::kBytes] = {};
+    std::memcpy(last, weights, rest * Step::kBytes / Step::kValues);
+    add(last, steps);
   }
   KVANT_UNROLL
-  for (std::size_t o = 0; o < kOut; ++o) {
-    KVANT_UNROLL
-    for (std::size_t r = 0; r < kRows; ++r) y[r * y_stride + o] = _mm512_reduce_add_ps(sums[o][r]);
-  }
-}
-
-/// Rows of weights that share loaded activations at decode: two of few bits, as wide ones are limited by memory alone.
-template <class Step>
-constexpr std::size_t kOutRows = Step::kBytes * 4 > Step::kValues * 3 ? 1 : 2;
-/// Rows of x that share unpacked weights; more would spill their sums.
-constexpr std::size_t kXRows = 4;
-
-/// kOut rows of weights, from row `o` on, by all rows of x.
-template <class Step, std::size_t kOut>
-void row_group(const GemvArgs& a, std::size_t o) noexcept {
-  const std::size_t row_bytes = a.cols * Step::kBytes / Step::kValues;
-  const std::size_t stride = activation_blocks(a.cols);
-  const std::byte* w = a.weights + o * row_bytes;
-  float* y = a.y + o;
-  std::size_t r = 0;
-  for (; r + kXRows <= a.x.rows; r += kXRows) {
-    for (std::size_t i = 0; i < kOut; ++i) {
-      products<Step, 1, kXRows>(w + i * row_bytes, row_bytes, a.cols, a.blocks + r * stride, stride,
-                                y + r * a.y_stride + i, a.y_stride);
-    }
-  }
-  for (; r < a.x.rows; ++r) {
-    products<Step, kOut, 1>(w, row_bytes, a.cols, a.blocks + r * stride, stride, y + r * a.y_stride, a.y_stride);
-  }
+  for (std::size_t r = 0; r < kRows; ++r) y[r * y_stride] = _mm512_reduce_add_ps(sums[r]);
 }
 
 template <class Step>
 void gemv(const GemvArgs& a) noexcept {
-  constexpr std::size_t kOut = kOutRows<Step>;
-  std::size_t o = 0;
-  for (; o + kOut <= a.rows; o += kOut) row_group<Step, kOut>(a, o);
-  for (; o < a.rows; ++o) row_group<Step, 1>(a, o);
+  const std::size_t row_bytes = a.cols * Step::kBytes / Step::kValues;
+  const std::size_t stride = activation_blocks(a.cols);
+  for (std::size_t o = 0; o < a.rows; ++o) {
+    const std::byte* w = a.weights + o * row_bytes;
+    std::size_t r = 0;
+    for (; r + kXRows <= a.x.rows; r += kXRows) {
+      row_products<Step, kXRows>(w, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, a.y_stride);
+    }
+    for (; r < a.x.rows; ++r) {
+      row_products<Step, 1>(w, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, a.y_stride);
+    }
+  }
 }
 
 /// Four sums of 16 lanes each, so that four products are under way at once.

@@ -9,9 +9,10 @@
 namespace kvant::kernels {
 namespace {
 
-constexpr std::size_t kTaskBytes = 128 * 1024;  // weights of a decode task: long enough for a sequential stream
-constexpr std::size_t kDecodeValues = 256;      // values of a row decoded at a time: 16 rows of them fit the L1 cache
-constexpr std::size_t kPrepareRows = 4;         // activation rows converted by one task
+constexpr std::size_t kTaskBytes =
+    32 * 1024;                              // weights of a decode task: small, as threads take them one after another
+constexpr std::size_t kDecodeValues = 256;  // values of a row decoded at a time: 16 rows of them fit the L1 cache
+constexpr std::size_t kPrepareRows = 4;     // activation rows converted by one task
 
 bool is_float(gguf::TensorType type) { return gguf::info(type).block_values == 1; }
 
