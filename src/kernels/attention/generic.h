@@ -182,7 +182,7 @@ void softmax(const SoftmaxArgs& a) noexcept {
       store(row + t, weight);
       total = total + weight;
     }
-    a.rescale[r] = exp_of(state.max - new_max);
+    a.rescale[r] = new_max == state.max ? 1.0F : exp_of(state.max - new_max);
     state.sum = state.sum * a.rescale[r] + sum(total);
     state.max = new_max;
   }

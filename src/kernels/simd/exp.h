@@ -2,8 +2,7 @@
 
 /// e^x with a relative error below 2e-7 wherever the result is a normal number (graceful below, 0 and infinity beyond;
 /// exp(-infinity) = 0; NaN stays). x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts: Cody and Waite, "Software
-/// Manual for the Elementary Functions", 1980), e^r by its series to degree 7, 2^n as two factors so that neither
-/// overflows.
+/// Manual for the Elementary Functions", 1980), and e^r by its series to degree 7.
 inline F32 exp(F32 x) {
   x = max(broadcast(-104.0F), min(broadcast(89.0F), x));
   const F32 n = round(x * broadcast(0x1.715476p+0F));
@@ -16,9 +15,5 @@ inline F32 exp(F32 x) {
   y = fma(y, r, broadcast(1.0F / 6));
   y = fma(y, r, broadcast(0.5F));
   y = fma(y * r, r, r) + broadcast(1.0F);
-  const F32 half = round(n * broadcast(0.5F));
-  const I32 bias = broadcast_i32(127);
-  const F32 low = as_f32(shift_left<23>(to_i32(half) + bias));
-  const F32 high = as_f32(shift_left<23>(to_i32(n - half) + bias));
-  return y * low * high;
+  return times_power_of_2(y, n);
 }

@@ -115,6 +115,8 @@ struct NibbleLine {
   F32 operator()(I32 bytes) const { return {_mm512_permutexvar_ps(bytes.v, table.v)}; }
 };
 
+inline F32 times_power_of_2(F32 a, F32 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+
 #include "kernels/simd/exp.h"
 
 }  // namespace kvant::kernels::avx512

@@ -120,6 +120,13 @@ struct NibbleLine {
   F32 operator()(I32 bytes) const { return fma(to_f32(bytes & broadcast_i32(15)), scale, offset); }
 };
 
+/// a * 2^n for an integer n of magnitude up to 250: as two factors, of which neither overflows.
+inline F32 times_power_of_2(F32 a, F32 n) {
+  const F32 half = round(n * broadcast(0.5F));
+  const I32 bias = broadcast_i32(127);
+  return a * as_f32(shift_left<23>(to_i32(half) + bias)) * as_f32(shift_left<23>(to_i32(n - half) + bias));
+}
+
 #include "kernels/simd/exp.h"
 
 }  // namespace kvant::kernels::scalar
