@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/error.h"
 #include "base/random.h"
 #include "gguf/blocks.h"
 #include "kernels/attention/attention.h"
@@ -77,9 +78,11 @@ void bench_attend(benchmark::State& state, const AttentionKernels& all, const Ty
   Data v(kernels.type, tokens);
   for (auto _ : state) {
     for (std::size_t i = 0; i < k.pages; ++i) {
-      kernels.score({k.q.data(), kRows, kDims, k.page(i), kPageTokens, k.logits.data()});
+      const Upcoming value{v.page(i), v.page_bytes};
+      const Upcoming key{k.page(i + 1), i + 1 < k.pages ? k.page_bytes : 0};
+      kernels.score({k.q.data(), kRows, kDims, k.page(i), kPageTokens, k.logits.data(), value});
       all.softmax({kRows, 0.09F, k.visible.data(), k.logits.data(), k.states.data(), k.rescale.data()});
-      kernels.mix({k.logits.data(), k.rescale.data(), kRows, kDims, v.page(i), kPageTokens, v.out.data()});
+      kernels.mix({k.logits.data(), k.rescale.data(), kRows, kDims, v.page(i), kPageTokens, v.out.data(), key});
     }
     benchmark::ClobberMemory();
   }
