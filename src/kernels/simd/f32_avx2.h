@@ -35,7 +35,7 @@ inline F32 load_bf16(const std::byte* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_16_bytes(p)), 16))};
 }
 inline F32 broadcast_f16(const std::byte* p) {
-  std::uint16_t bits;
+  std::uint16_t bits = 0;
   __builtin_memcpy(&bits, p, sizeof bits);
   return {_mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
 }

@@ -33,7 +33,7 @@ inline F32 load_bf16(const std::byte* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_32_bytes(p)), 16))};
 }
 inline F32 broadcast_f16(const std::byte* p) {
-  std::uint16_t bits;
+  std::uint16_t bits = 0;
   __builtin_memcpy(&bits, p, sizeof bits);
   return {_mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
 }
