@@ -18,7 +18,7 @@ TEST(Activations, EveryCodePositionIsUsedOnce) {
 }
 
 TEST(Activations, ValuesAreWithinHalfAStep) {
-  for (std::size_t cols : {8, 32, 172, 256, 544}) {
+  for (std::size_t cols : {8u, 32u, 172u, 256u, 544u}) {
     const std::vector<float> x = random_values(cols, cols);
     AlignedBuffer<ActivationBlock> blocks(activation_blocks(cols));
     quantize_activations_kernels().back().function(x.data(), cols, blocks.data(), 1);
@@ -58,7 +58,7 @@ TEST(Activations, SumsMatchTheCodes) {
 }
 
 TEST(Activations, AllTiersGiveTheSameBits) {
-  for (std::size_t cols : {8, 32, 172, 256, 544, 1536}) {
+  for (std::size_t cols : {8u, 32u, 172u, 256u, 544u, 1536u}) {
     std::vector<float> x = random_values(cols, cols);
     for (std::size_t i = 0; i < cols; i += 3) x[i] *= std::exp2(static_cast<float>(i % 40) - 20);
     std::fill_n(x.data(), std::min<std::size_t>(cols, 32), 0.0f);

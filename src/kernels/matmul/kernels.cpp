@@ -1,5 +1,7 @@
 #include "kernels/matmul/kernels.h"
 
+#include <initializer_list>
+
 #include "kernels/simd/target.h"
 
 namespace kvant::kernels {
@@ -26,8 +28,9 @@ namespace kvant::kernels {
 #undef KVANT_DECODE
 #undef KVANT_TILE
 
+// Initializer lists, as a processor may have no kernel of a kind.
 std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept {
-  static constexpr WeightKernel<Gemv> kList[] = {
+  static const std::initializer_list<WeightKernel<Gemv>> kList = {
 #define KVANT_GEMV(tier, type) {{"gemv/" #type "/" #tier, Isa::tier, tier::gemv_##type}, gguf::TensorType::type},
 #define KVANT_GEMM(tier, type)
 #define KVANT_DECODE(tier, type)
@@ -36,29 +39,29 @@ std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept {
 #undef KVANT_GEMV
 #undef KVANT_GEMM
   };
-  return kList;
+  return {kList.begin(), kList.size()};
 }
 
 std::span<const WeightKernel<Gemm>> gemm_kernels() noexcept {
-  static constexpr WeightKernel<Gemm> kList[] = {
+  static const std::initializer_list<WeightKernel<Gemm>> kList = {
 #define KVANT_GEMV(tier, type)
 #define KVANT_GEMM(tier, type) {{"gemm/" #type "/" #tier, Isa::tier, tier::gemm_##type}, gguf::TensorType::type},
 #include "kernels/matmul/kernels.inc"
 #undef KVANT_GEMM
 #undef KVANT_DECODE
   };
-  return kList;
+  return {kList.begin(), kList.size()};
 }
 
 std::span<const WeightKernel<DecodeValues>> decode_kernels() noexcept {
-  static constexpr WeightKernel<DecodeValues> kList[] = {
+  static const std::initializer_list<WeightKernel<DecodeValues>> kList = {
 #define KVANT_GEMM(tier, type)
 #define KVANT_DECODE(tier, type) {{"decode/" #type "/" #tier, Isa::tier, tier::decode_##type}, gguf::TensorType::type},
 #include "kernels/matmul/kernels.inc"
 #undef KVANT_DECODE
 #undef KVANT_TILE
   };
-  return kList;
+  return {kList.begin(), kList.size()};
 }
 
 std::span<const Implementation<const Tile*>> tiles() noexcept {

@@ -16,6 +16,13 @@ bool runs(Isa isa) {
   return std::find(isas.begin(), isas.end(), isa) != isas.end();
 }
 
+/// Kernel names with '_' for '/', as gtest wants.
+std::string test_name(const auto& i) {
+  std::string s(i.param.name);
+  std::replace(s.begin(), s.end(), '/', '_');
+  return s;
+}
+
 /// Decoded value i of quantized activations.
 double value(const ActivationBlock* blocks, std::size_t i) {
   const ActivationBlock& b = blocks[i / ActivationBlock::kValues];
@@ -38,56 +45,92 @@ double term_sum(const std::vector<float>& w, const double* x, std::size_t row, s
   return total;
 }
 
+/// Random operands of a product and the activations that a kernel on int8 activations, or on floats, multiplies.
+struct Operands {
+  Operands(gguf::TensorType type, std::size_t rows, std::size_t cols, std::size_t n)
+      : bytes(rows * gguf::row_bytes(type, cols)), x(random_values(n * cols, n)), blocks(n * activation_blocks(cols)) {
+    fill_weights(type, rows * cols, rows + cols, bytes.data());
+    w = decoded({type, bytes.data(), rows, cols});
+    const bool floats = gguf::info(type).block_values == 1;
+    for (std::size_t r = 0; r < n; ++r) {
+      ActivationBlock* row = blocks.data() + r * activation_blocks(cols);
+      quantize_activations_kernels().back().function(x.data() + r * cols, cols, row, 1);
+      for (std::size_t i = 0; i < cols; ++i) {
+        seen.push_back(floats ? static_cast<double>(x[r * cols + i]) : value(row, i));
+      }
+    }
+  }
+  /// Checks y, and that nothing was written between its rows.
+  void check(const std::vector<float>& y, std::size_t stride, std::size_t rows, std::size_t cols) const {
+    // A lane adds at most cols / 16 + 5 terms, then up to 16 lanes are added: depth of the sum + 2 roundings per term.
+    const double roundings = static_cast<double>(cols) / 16 + 16;
+    for (std::size_t r = 0; r < y.size() / stride; ++r) {
+      for (std::size_t o = 0; o < rows; ++o) {
+        double expected = 0;
+        for (std::size_t i = 0; i < cols; ++i) expected += seen[r * cols + i] * static_cast<double>(w[o * cols + i]);
+        const double tolerance = roundings * kEpsilon * term_sum(w, seen.data() + r * cols, o, cols);
+        ASSERT_NEAR(y[r * stride + o], expected, tolerance) << rows << "x" << cols << " at " << r << "," << o;
+      }
+      for (std::size_t o = rows; o < stride; ++o) ASSERT_TRUE(std::isnan(y[r * stride + o]));
+    }
+  }
+  GuardedBytes bytes;
+  std::vector<float> w, x;
+  AlignedBuffer<ActivationBlock> blocks;
+  std::vector<double> seen;
+};
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
 class GemvKernels : public testing::TestWithParam<WeightKernel<Gemv>> {};
 
 TEST_P(GemvKernels, MatchesTheProductInDouble) {
   const auto& kernel = GetParam();
   if (!runs(kernel.isa)) GTEST_SKIP() << "needs " << name(kernel.isa);
-  const bool floats = gguf::info(kernel.type).block_values == 1;
   for (std::size_t cols : columns_for(kernel.type)) {
-    for (std::size_t rows : {1, 3, 17}) {
-      const GuardedBytes bytes(rows * gguf::row_bytes(kernel.type, cols));
-      fill_weights(kernel.type, rows * cols, rows + cols, bytes.data());
-      const std::vector<float> w = decoded({kernel.type, bytes.data(), rows, cols});
-      for (std::size_t n : {1, 2, 5, 16}) {
-        const std::vector<float> x = random_values(n * cols, n);
-        AlignedBuffer<ActivationBlock> blocks(n * activation_blocks(cols));
-        std::vector<double> seen(n * cols);  // the activations that the kernel multiplies
-        for (std::size_t r = 0; r < n; ++r) {
-          ActivationBlock* row = blocks.data() + r * activation_blocks(cols);
-          quantize_activations_kernels().back().function(x.data() + r * cols, cols, row, 1);
-          for (std::size_t i = 0; i < cols; ++i) {
-            seen[r * cols + i] = floats ? static_cast<double>(x[r * cols + i]) : value(row, i);
-          }
-        }
+    for (std::size_t rows : {1u, 3u, 17u}) {
+      for (std::size_t n : {1u, 2u, 5u, 16u}) {
+        const Operands o(kernel.type, rows, cols, n);
         const std::size_t stride = rows + 2;
-        const float nan = std::numeric_limits<float>::quiet_NaN();
-        std::vector<float> y(n * stride, nan);
-        kernel.function({bytes.data(), rows, cols, {x.data(), n, cols}, blocks.data(), y.data(), stride});
-        // A lane adds at most cols / 64 + 5 terms, then 16 lanes are added: depth of the sum + 2 roundings per term.
-        const double roundings = static_cast<double>(cols) / 32 + 16;
-        for (std::size_t r = 0; r < n; ++r) {
-          for (std::size_t o = 0; o < rows; ++o) {
-            double expected = 0;
-            for (std::size_t i = 0; i < cols; ++i)
-              expected += seen[r * cols + i] * static_cast<double>(w[o * cols + i]);
-            const double tolerance = roundings * kEpsilon * term_sum(w, seen.data() + r * cols, o, cols);
-            ASSERT_NEAR(y[r * stride + o], expected, tolerance)
-                << rows << "x" << cols << " n " << n << " at " << r << "," << o;
-          }
-          for (std::size_t o = rows; o < stride; ++o) ASSERT_TRUE(std::isnan(y[r * stride + o]));
-        }
+        std::vector<float> y(n * stride, kNaN);
+        kernel.function({o.bytes.data(), rows, cols, {o.x.data(), n, cols}, o.blocks.data(), y.data(), stride});
+        o.check(y, stride, rows, cols);
       }
     }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GemvKernels, testing::ValuesIn(gemv_kernels().begin(), gemv_kernels().end()),
-                         [](const auto& i) {
-                           std::string s(i.param.name);
-                           std::replace(s.begin(), s.end(), '/', '_');
-                           return s;
-                         });
+                         [](const auto& i) { return test_name(i); });
+
+class GemmKernels : public testing::TestWithParam<WeightKernel<Gemm>> {};
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GemmKernels);
+
+TEST_P(GemmKernels, MatchesTheProductInDouble) {
+  const auto& kernel = GetParam();
+  if (!runs(kernel.isa)) GTEST_SKIP() << "needs " << name(kernel.isa);
+  for (std::size_t cols : columns_for(kernel.type)) {
+    for (std::size_t rows : {1u, 17u, 48u}) {
+      for (std::size_t n : {1u, 2u, 3u, 17u, 20u}) {
+        const Operands o(kernel.type, rows, cols, n);
+        const std::size_t count = activation_blocks(cols);
+        AlignedBuffer<ActivationBlock> by_block(n * count);
+        for (std::size_t r = 0; r < n; ++r) {
+          for (std::size_t b = 0; b < count; ++b) by_block[b * n + r] = o.blocks[r * count + b];
+        }
+        const std::size_t stride = rows + 2;
+        std::vector<float> y(n * stride, kNaN);
+        AlignedBuffer<std::byte> scratch(GemmArgs::scratch_bytes(n));
+        std::fill(scratch.begin(), scratch.end(), std::byte{0xff});
+        kernel.function({o.bytes.data(), rows, cols, by_block.data(), n, y.data(), stride, scratch.data()});
+        o.check(y, stride, rows, cols);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GemmKernels, testing::ValuesIn(gemm_kernels().begin(), gemm_kernels().end()),
+                         [](const auto& i) { return test_name(i); });
 
 class DecodeKernels : public testing::TestWithParam<WeightKernel<DecodeValues>> {};
 
@@ -106,25 +149,21 @@ TEST_P(DecodeKernels, GivesTheBitsOfTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DecodeKernels, testing::ValuesIn(decode_kernels().begin(), decode_kernels().end()),
-                         [](const auto& i) {
-                           std::string s(i.param.name);
-                           std::replace(s.begin(), s.end(), '/', '_');
-                           return s;
-                         });
+                         [](const auto& i) { return test_name(i); });
 
 class Tiles : public testing::TestWithParam<Implementation<const Tile*>> {};
 
 TEST_P(Tiles, MatchTheProductInDouble) {
   const Tile& tile = *GetParam().function;
   if (!runs(GetParam().isa) || (tile.bf16 && !has_avx512_bf16())) GTEST_SKIP() << "needs " << GetParam().name;
-  for (std::size_t depth : {1, 2, 31, 64, 256}) {
+  for (std::size_t depth : {1u, 2u, 31u, 64u, 256u}) {
     for (std::size_t columns : {std::size_t{1}, std::size_t{16}, tile.columns}) {
       const std::vector<float> w = random_values(tile.columns * depth, depth);
       AlignedBuffer<std::byte> panel(tile.columns * round_up(depth, 2) * tile.element_bytes());
       for (std::size_t unit = 0; unit < tile.columns; unit += Tile::kUnit) {
         tile.pack(w.data() + unit * depth, depth, depth, unit, panel.data());
       }
-      for (std::size_t n : {1, 2, 5, 8, 17}) {
+      for (std::size_t n : {1u, 2u, 5u, 8u, 17u}) {
         const std::size_t stride = tile.bf16 ? round_up(depth, 16) : depth;
         const std::vector<float> x = random_values(n * depth, n + depth);
         AlignedBuffer<std::byte> operand(n * stride * tile.element_bytes());
@@ -162,11 +201,8 @@ TEST_P(Tiles, MatchTheProductInDouble) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Tiles, testing::ValuesIn(tiles().begin(), tiles().end()), [](const auto& i) {
-  std::string s(i.param.name);
-  std::replace(s.begin(), s.end(), '/', '_');
-  return s;
-});
+INSTANTIATE_TEST_SUITE_P(All, Tiles, testing::ValuesIn(tiles().begin(), tiles().end()),
+                         [](const auto& i) { return test_name(i); });
 
 }  // namespace
 }  // namespace kvant::kernels

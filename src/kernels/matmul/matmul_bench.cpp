@@ -39,6 +39,26 @@ void gemv(benchmark::State& state, const WeightKernel<Gemv>& kernel) {
   count(state, static_cast<double>(w.size()), static_cast<double>(n * kCacheRows * kCols));
 }
 
+/// A prefill kernel alone, one thread: a panel of rows by a batch.
+void gemm(benchmark::State& state, const WeightKernel<Gemm>& kernel) {
+  const auto n = static_cast<std::size_t>(state.range(0));
+  constexpr std::size_t kRowsAtOnce = GemmArgs::kMaxRows;
+  AlignedBuffer<std::byte> w(kRowsAtOnce * gguf::row_bytes(kernel.type, kCols));
+  fill_weights(kernel.type, kRowsAtOnce * kCols, 1, w.data());
+  const std::vector<float> x = random_values(n * kCols, 2);
+  AlignedBuffer<ActivationBlock> blocks(n * activation_blocks(kCols));
+  const auto quantize = pick(quantize_activations_kernels(), kernel.isa).function;
+  for (std::size_t r = 0; r < n; ++r) quantize(&x[r * kCols], kCols, blocks.data() + r, n);
+  std::vector<float> y(n * kRowsAtOnce);
+  AlignedBuffer<std::byte> scratch(GemmArgs::scratch_bytes(n));
+  for (auto _ : state) {
+    kernel.function({w.data(), kRowsAtOnce, kCols, blocks.data(), n, y.data(), kRowsAtOnce, scratch.data()});
+    benchmark::DoNotOptimize(y.data());
+    benchmark::ClobberMemory();
+  }
+  count(state, static_cast<double>(w.size()), static_cast<double>(n * kRowsAtOnce * kCols));
+}
+
 void decode(benchmark::State& state, const WeightKernel<DecodeValues>& kernel) {
   AlignedBuffer<std::byte> w(gguf::row_bytes(kernel.type, kCols));
   fill_weights(kernel.type, kCols, 1, w.data());
@@ -76,6 +96,10 @@ const bool kRegistered = [] {
   for (const auto& kernel : gemv_kernels()) {
     if (!includes(active_isa(), kernel.isa)) continue;
     benchmark::RegisterBenchmark(std::string(kernel.name).c_str(), gemv, kernel)->Arg(1)->Arg(4)->Arg(16);
+  }
+  for (const auto& kernel : gemm_kernels()) {
+    if (!includes(active_isa(), kernel.isa)) continue;
+    benchmark::RegisterBenchmark(std::string(kernel.name).c_str(), gemm, kernel)->Arg(32)->Arg(512);
   }
   for (const auto& kernel : decode_kernels()) {
     if (includes(active_isa(), kernel.isa))

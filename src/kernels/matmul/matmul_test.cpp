@@ -62,12 +62,12 @@ double bound(Precision precision, const float* x, const float* w, std::size_t co
 
 TEST_P(MatmulTypes, MatchesTheProductInDouble) {
   for (std::size_t cols : columns_for(GetParam())) {
-    for (std::size_t rows : {1, 17, 33, 50}) {
+    for (std::size_t rows : {1u, 17u, 33u, 50u}) {
       const GuardedBytes bytes(rows * gguf::row_bytes(GetParam(), cols));
       fill_weights(GetParam(), rows * cols, 7 * rows + cols, bytes.data());
       const WeightView weights{GetParam(), bytes.data(), rows, cols};
       const std::vector<float> w = decoded(weights);
-      for (std::size_t n : {1, 16, 17, 40}) {
+      for (std::size_t n : {1u, 16u, 17u, 40u}) {
         if (cols > 600 && n > 17) continue;
         const std::vector<float> x = random_values(n * cols, n);
         for (const Case& c : cases()) {
@@ -94,7 +94,7 @@ TEST_P(MatmulTypes, ResultsDoNotDependOnThreads) {
   std::vector<std::byte> bytes(rows * gguf::row_bytes(GetParam(), cols));
   fill_weights(GetParam(), rows * cols, 3, bytes.data());
   const WeightView weights{GetParam(), bytes.data(), rows, cols};
-  for (std::size_t n : {1, 5, 20}) {
+  for (std::size_t n : {1u, 5u, 20u}) {
     const std::vector<float> x = random_values(n * cols, n);
     for (const Case& c : cases()) {
       const std::vector<float> one = product(c.isa, c.precision, 1, weights, x);
