@@ -1,5 +1,6 @@
 #include "chat.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -21,7 +22,7 @@ static_assert(std::atomic<bool>::is_always_lock_free);
 
 extern "C" void on_interrupt(int) { stop_requested = true; }
 
-/// Lets Ctrl-C set `stop_requested` while it lives. System calls are not restarted, so that a waiting read returns.
+/// Lets Ctrl-C set `stop_requested` while it lives. System calls are not restarted, so that a wait ends at once.
 class InterruptGuard {
  public:
   InterruptGuard() {
@@ -37,6 +38,17 @@ class InterruptGuard {
   struct sigaction previous_ {};
 };
 
+/// Whether standard input has something to read (or its end); false after Ctrl-C. The flag is looked at every so often,
+/// as the signal may come before the wait begins or reach another thread.
+bool wait_for_input() {
+  pollfd input{STDIN_FILENO, POLLIN, 0};
+  while (!stop_requested) {
+    const int ready = ::poll(&input, 1, 100);
+    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
+  }
+  return false;
+}
+
 /// Lines of standard input.
 class LineReader {
  public:
@@ -48,9 +60,10 @@ class LineReader {
         buffer_.erase(0, at + 1);
         return Status::line;
       }
+      if (!wait_for_input()) return Status::interrupted;
       char chunk[4096];
       const ssize_t n = ::read(STDIN_FILENO, chunk, sizeof chunk);
-      if (n < 0 && errno == EINTR) return Status::interrupted;
+      if (n < 0 && errno == EINTR) continue;
       KVANT_CHECK(n >= 0, ErrorCode::io, "standard input: cannot read: {}", std::strerror(errno));
       if (n == 0) {
         line = std::exchange(buffer_, {});
