@@ -122,6 +122,8 @@ int TerminalRun::wait() {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   pid_ = -1;
+  while (read_some()) {  // what it wrote last
+  }
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
