@@ -34,21 +34,21 @@ std::size_t tile_panel_bytes(const Tile& tile) {
 /// Parts of the buffer in use during a call.
 struct Matmul::Workspace {
   ActivationBlock* blocks = nullptr;  // x as int8
-  Bf16* converted = nullptr;          // x as bf16
-  std::size_t stride = 0;             // of those rows
-  std::byte* panels = nullptr;        // for each thread decoded rows and a panel
+  Bf16* converted = nullptr;          // x as bf16, rows `stride` apart
+  std::size_t stride = 0;
+  std::byte* panels = nullptr;  // for each thread decoded rows and a panel
   std::size_t panel_bytes = 0;
 };
 
-Matmul::Matmul(Isa isa, Precision precision) : quantize_(pick(quantize_activations_kernels(), isa).function) {
+Matmul::Matmul(Isa isa, Precision precision)
+    : tile_(&find_tile(isa, precision == Precision::fast)),
+      quantize_(pick(quantize_activations_kernels(), isa).function) {
   for (const gguf::TypeInfo& type : gguf::all_types()) {
     Kernels& k = kernels_[static_cast<std::size_t>(type.type)];
     if (precision == Precision::fast) {
       k.gemv = find(gemv_kernels(), type.type, isa);
       k.gemm = find(gemm_kernels(), type.type, isa);
     }
-    // f32 weights are multiplied as such: who stores them wants their precision.
-    k.tile = &find_tile(isa, precision == Precision::fast && type.type != gguf::TensorType::f32);
     k.decode = find(decode_kernels(), type.type, isa);
   }
 }
@@ -79,7 +79,7 @@ void Matmul::plan(std::size_t rows, std::span<const Product> products) {
     const Kernels& k = kernels(p.weights.type);
     const std::size_t row_bytes = std::max<std::size_t>(1, gguf::row_bytes(p.weights.type, p.weights.cols));
     Task::Way way = Task::Way::tiles;
-    std::size_t step = k.tile->columns;
+    std::size_t step = tile_->columns;
     if (rows <= kDecodeRows && k.gemv != nullptr) {
       way = Task::Way::gemv;
       step = std::max<std::size_t>(1, kTaskBytes / row_bytes);
@@ -95,36 +95,33 @@ void Matmul::plan(std::size_t rows, std::span<const Product> products) {
 
 /// Lays out the buffer and converts x as the tasks need it.
 Matmul::Workspace Matmul::prepare(ThreadPool& pool, MatView<const float> x) {
-  bool gemv = false, gemm = false;
-  const Tile* converting = nullptr;  // the bf16 tile, if any task uses it
-  std::size_t tile_bytes = 0;
+  bool gemv = false, gemm = false, tiles = false;
   for (const Task& t : tasks_) {
     gemv = gemv || (t.way == Task::Way::gemv && !is_float(t.product->weights.type));
     gemm = gemm || t.way == Task::Way::gemm;
-    if (t.way != Task::Way::tiles) continue;
-    const Tile* tile = kernels(t.product->weights.type).tile;
-    tile_bytes = std::max(tile_bytes, tile_panel_bytes(*tile));
-    if (tile->bf16) converting = tile;
+    tiles = tiles || t.way == Task::Way::tiles;
   }
   const bool int8 = gemv || gemm;  // never both: they differ in the number of rows
+  const bool bf16 = tiles && tile_->bf16;
   const std::size_t count = activation_blocks(x.cols);
   Workspace w;
-  w.stride = round_up(x.cols, 32);
-  w.panel_bytes = std::max(gemm ? round_up(GemmArgs::scratch_bytes(x.rows), 64) : 0, tile_bytes);
+  w.stride = bf16 ? round_up(x.cols, 32) : x.stride;
+  w.panel_bytes =
+      std::max(gemm ? round_up(GemmArgs::scratch_bytes(x.rows), 64) : 0, tiles ? tile_panel_bytes(*tile_) : 0);
   const std::size_t block_bytes = int8 ? x.rows * count * sizeof(ActivationBlock) : 0;
-  const std::size_t converted_bytes = converting != nullptr ? round_up(x.rows * w.stride * sizeof(Bf16), 64) : 0;
+  const std::size_t converted_bytes = bf16 ? round_up(x.rows * w.stride * sizeof(Bf16), 64) : 0;
   const std::size_t needed = block_bytes + converted_bytes + static_cast<std::size_t>(pool.threads()) * w.panel_bytes;
   if (buffer_.size() < needed) buffer_ = AlignedBuffer<std::byte>(needed);
   w.blocks = reinterpret_cast<ActivationBlock*>(buffer_.data());
   w.converted = reinterpret_cast<Bf16*>(buffer_.data() + block_bytes);
   w.panels = buffer_.data() + block_bytes + converted_bytes;
-  if (!int8 && converting == nullptr) return w;
+  if (!int8 && !bf16) return w;
   pool.for_ranges(x.rows, kPrepareRows, [&](std::size_t begin, std::size_t end, int) {
     for (std::size_t r = begin; r < end; ++r) {
       const float* row = x.data + r * x.stride;
       if (gemv) quantize_(row, x.cols, w.blocks + r * count, 1);
       if (gemm) quantize_(row, x.cols, w.blocks + r, x.rows);
-      if (converting != nullptr) converting->convert(row, x.cols, w.converted + r * w.stride);
+      if (bf16) tile_->convert(row, x.cols, w.converted + r * w.stride);
     }
   });
   return w;
@@ -158,7 +155,6 @@ void Matmul::run_gemm(const Task& task, MatView<const float> x, const Workspace&
 /// One panel of weight rows: decoded piece by piece along the columns, each piece used for all rows of x.
 void Matmul::run_tiles(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const {
   const WeightView& w = task.product->weights;
-  const Tile& tile = *kernels(w.type).tile;
   const MatView<float>& y = task.product->y;
   auto* rows = reinterpret_cast<float*>(workspace.panels + static_cast<std::size_t>(thread) * workspace.panel_bytes);
   float* panel = rows + Tile::kUnit * kDecodeValues;
@@ -168,8 +164,8 @@ void Matmul::run_tiles(const Task& task, MatView<const float> x, const Workspace
     for (std::size_t r = 0; r < y.rows; ++r)
       std::fill_n(y.data + r * y.stride + task.begin, task.end - task.begin, 0.0f);
   }
-  for (std::size_t first = 0; first < x.cols; first += tile.depth) {
-    const std::size_t depth = std::min(tile.depth, x.cols - first);
+  for (std::size_t first = 0; first < x.cols; first += tile_->depth) {
+    const std::size_t depth = std::min(tile_->depth, x.cols - first);
     for (std::size_t unit = 0; unit < task.end - task.begin; unit += Tile::kUnit) {
       const std::size_t present = std::min(Tile::kUnit, task.end - task.begin - unit);
       std::fill(rows + present * kDecodeValues, rows + Tile::kUnit * kDecodeValues, 0.0f);
@@ -179,19 +175,19 @@ void Matmul::run_tiles(const Task& task, MatView<const float> x, const Workspace
         for (std::size_t i = 0; i < present; ++i) {
           decode_values(w.type, decode, data + i * row_bytes, values, rows + i * kDecodeValues);
         }
-        tile.pack(rows, kDecodeValues, values, unit, panel + tile.dwords(k));
+        tile_->pack(rows, kDecodeValues, values, unit, panel + tile_->dwords(k));
       }
     }
-    const void* operand = tile.bf16 ? static_cast<const void*>(workspace.converted + first) : x.data + first;
-    tile.multiply({.x = operand,
-                   .x_stride = tile.bf16 ? workspace.stride : x.stride,
-                   .rows = x.rows,
-                   .panel = panel,
-                   .depth = depth,
-                   .y = y.data + task.begin,
-                   .y_stride = y.stride,
-                   .columns = task.end - task.begin,
-                   .accumulate = first != 0});
+    const void* operand = tile_->bf16 ? static_cast<const void*>(workspace.converted + first) : x.data + first;
+    tile_->multiply({.x = operand,
+                     .x_stride = workspace.stride,
+                     .rows = x.rows,
+                     .panel = panel,
+                     .depth = depth,
+                     .y = y.data + task.begin,
+                     .y_stride = y.stride,
+                     .columns = task.end - task.begin,
+                     .accumulate = first != 0});
   }
 }
 

@@ -24,8 +24,7 @@ struct WeightView {
 
 /// How products are computed.
 /// reference  weights decoded to f32, f32 activations and sums throughout: for logits, KLD and tests
-/// fast       straight on the quantized blocks, with int8 activations; f16 and bf16 weights with f32 activations at
-///            decode and in bf16 at prefill, f32 weights in f32; a tier without such a kernel does as reference
+/// fast       straight on the quantized blocks: int8 activations at decode, bf16 or int8 tiles at prefill
 enum class Precision { reference, fast };
 
 /// Products of activations with weight matrices, y = x W^T. Results depend on isa and precision and on nothing else:
@@ -57,9 +56,8 @@ class Matmul {
     enum class Way { gemv, gemm, tiles } way;
   };
   struct Kernels {
-    Gemv gemv = nullptr;  // null: tiles
-    Gemm gemm = nullptr;  // null: tiles
-    const Tile* tile = nullptr;
+    Gemv gemv = nullptr;            // null: tiles
+    Gemm gemm = nullptr;            // null: tiles
     DecodeValues decode = nullptr;  // null: gguf::dequantize
   };
   struct Workspace;
@@ -72,6 +70,7 @@ class Matmul {
   void run_tiles(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const;
 
   std::array<Kernels, 32> kernels_;  // by tensor type
+  const Tile* tile_;
   QuantizeActivations quantize_;
   std::vector<Task> tasks_;  // of the current call
   AlignedBuffer<std::byte> buffer_;
