@@ -1,0 +1,23 @@
+#pragma once
+#include <vector>
+
+namespace kvant::cache {
+
+/// What a model's weights, or statistics of its activations, say about the keys and values of one layer before any is
+/// seen. Vectors are empty where nothing is known or wanted. Channels are in NEOX order; pair j of a head is made of
+/// its channels j and j + rope_pairs.
+struct LayerConstants {
+  /// A constant part of every key before RoPE, [kv_heads * head_dim], taken out before keys are stored.
+  std::vector<float> k_anchor;
+  /// The mean of the keys after RoPE, [kv_heads * head_dim], taken out of the rotated keys. Softmax does not notice a
+  /// constant, so nothing is added back.
+  std::vector<float> k_static;
+  /// A constant part of every value, [kv_heads * head_dim], taken out before they are stored and added to the output.
+  std::vector<float> v_anchor;
+  /// Expected squared magnitude of each pair of a key without its anchor, [kv_heads * rope_pairs].
+  std::vector<float> k_energy;
+  /// The same of the queries, summed over the query heads of a KV head, [kv_heads * rope_pairs].
+  std::vector<float> q_energy;
+};
+
+}  // namespace kvant::cache

@@ -1,0 +1,85 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/cpu.h"
+#include "kernels/registry.h"
+#include "kernels/rope/rope.h"
+
+/// What a constant taken out of all keys before RoPE (an anchor, docs/formats.md) adds to the logits:
+///
+///     alpha(p) = q . R_p a = sum over pairs j of Re(conj(Q_j) A_j m e^{i p theta_j})
+///
+/// with Q_j = q_j + i q_{j + pairs} of the rotated query, A_j likewise of the anchor, and m the magnitude of the
+/// model's RoPE. Computed page by page of 64 tokens: slow pairs, whose angle changes little over half a page, through a
+/// common polynomial in the position within the page; fast ones directly.
+namespace kvant::kernels {
+
+/// Coefficients of the polynomial: degree 7.
+inline constexpr std::size_t kAnchorTerms = 8;
+
+/// Angles of a model's RoPE at the pages of a context; one for all layers and KV heads. Slow pairs are those of
+/// theta <= slow_theta(); their polynomial's error is below 3e-8 * |Q_j A_j|.
+class AnchorAngles {
+ public:
+  /// positions 0 .. capacity - 1. Angles are formed in double.
+  AnchorAngles(const RopeFrequencies& frequencies, std::size_t capacity);
+
+  std::size_t pairs() const noexcept { return pairs_; }
+  std::size_t padded_pairs() const noexcept { return padded_; }  ///< a multiple of 16
+  bool slow(std::size_t pair) const noexcept { return slow_[pair]; }
+  /// m cos and m sin of theta_j * (64 page + 31.5), [padded pairs] each
+  const float* cosines(std::size_t page) const noexcept;
+  const float* sines(std::size_t page) const noexcept;
+  /// Coefficient of u^n, u = (t - 31.5) / 31.5, of cos(31.5 theta_j u) (n even) or sin(31.5 theta_j u) (n odd),
+  /// [padded pairs]; 0 for fast pairs.
+  const float* terms(std::size_t n) const noexcept;
+  /// cos and sin of theta_j * (t - 31.5), t < 64, for a fast pair.
+  const float* fast_cosines(std::size_t pair) const noexcept;
+  const float* fast_sines(std::size_t pair) const noexcept;
+  /// Bytes of the tables.
+  std::size_t bytes() const noexcept;
+
+ private:
+  std::size_t pairs_ = 0, padded_ = 0;
+  std::vector<char> slow_;
+  AlignedBuffer<float> phases_;  ///< [pages][2][padded]
+  AlignedBuffer<float> terms_;   ///< [kAnchorTerms][padded]
+  AlignedBuffer<float> fast_;    ///< [fast pairs][2][64]
+  std::vector<std::uint16_t> fast_index_;
+};
+
+/// The pairs of one layer and KV head that its anchor keeps: A_j = 0 elsewhere.
+struct AnchorPairs {
+  std::vector<float> re, im;                  ///< A_j, [padded pairs]
+  std::size_t slow_first = 0, slow_last = 0;  ///< slow pairs lie in [first, last), both multiples of 16
+  std::vector<std::uint16_t> fast;            ///< indices of fast pairs, ascending
+};
+/// a  a key of head_dim values before RoPE, NEOX order; only its first 2 * pairs() values are looked at
+AnchorPairs make_anchor_pairs(const AnchorAngles& angles, std::span<const float> a);
+
+/// C_j = conj(Q_j) A_j of a query after RoPE, into re and im [padded pairs].
+void anchor_products(const AnchorAngles& angles, const AnchorPairs& anchor, const float* q, float* re,
+                     float* im) noexcept;
+
+/// logits[r][t] += alpha_r(64 page + t) for all t < 64
+struct AnchorArgs {
+  const AnchorAngles& angles;
+  const AnchorPairs& anchor;
+  const float* re;  ///< [rows][padded pairs] of anchor_products
+  const float* im;
+  std::size_t rows;
+  std::size_t page;
+  float* logits;  ///< [rows][64]
+};
+using AnchorFunction = void (*)(const AnchorArgs&) noexcept;
+
+/// The kernels of all tiers, the most capable first. f32; |error| <= 1e-6 * sum_j |C_j|, docs/numerics.md.
+std::span<const Implementation<AnchorFunction>> anchor_implementations() noexcept;
+/// The kernel for an instruction set.
+AnchorFunction add_anchor(Isa isa) noexcept;
+
+}  // namespace kvant::kernels
