@@ -1,0 +1,46 @@
+#pragma once
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/codes/codes.h"
+
+/// What the tiers of kernels/codes share.
+namespace kvant::kernels {
+
+/// Padded dims of a page at most.
+inline constexpr std::size_t kMaxCodedDims = 512;
+/// Peaks below this count as zero: their reciprocals could overflow, and nothing of any weight is that small.
+inline constexpr float kNegligible = 0x1p-100F;
+/// The largest whole number that stands for weight * scale.
+inline constexpr std::int32_t kMaxWeight = 127 * 128 + 127;
+
+/// The whole number nearest to x, ties to even; |x| < 2^22.
+inline std::int32_t nearest_whole(float x) noexcept {
+  constexpr float kRounder = 0x1.8p23F;  // the low bits of the sum hold the whole number
+  return std::bit_cast<std::int32_t>(x + kRounder) - std::bit_cast<std::int32_t>(kRounder);
+}
+
+/// Consecutive dims [first, first + count) that share their scales; whole blocks.
+struct Group {
+  std::size_t index, first, count;
+};
+
+/// Calls visit(Group) for each group of the pages, in order.
+template <class Visit>
+[[gnu::always_inline]] inline void for_each_group(const CodedPages& pages, Visit visit) {
+  const std::uint16_t* groups = pages.block_groups.data();
+  const std::size_t blocks = pages.block_groups.size();
+  for (std::size_t first = 0, last = 0; first < blocks; first = last) {
+    while (last < blocks && groups[last] == groups[first]) ++last;
+    visit(Group{groups[first], first * codec::kPageDimBlock, (last - first) * codec::kPageDimBlock});
+  }
+}
+
+/// 2^(i/8), i = 0..7, of which codec/scale.h's log8 scales are made.
+inline constexpr std::array<float, 8> kOctave{0x1p0F,        0x1.172b84p0F, 0x1.306fep0F,  0x1.4bfdaep0F,
+                                              0x1.6a09e6p0F, 0x1.8ace54p0F, 0x1.ae89fap0F, 0x1.d5818ep0F};
+
+}  // namespace kvant::kernels
