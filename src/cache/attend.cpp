@@ -9,35 +9,41 @@ constexpr std::size_t kChunkPages = 8;
 constexpr std::size_t kChunkTokens = kChunkPages * kPageTokens;
 constexpr std::size_t kSplitTokens = 8;  ///< segments of up to this many tokens spread their chunks over the threads
 constexpr std::size_t kTileRows = 96;    ///< about the rows of a tile of a longer segment
-constexpr std::size_t kFusedRows = 12;   ///< with more rows, decoding a page once pays for storing it
 
 std::size_t chunks_of(std::size_t tokens) { return (tokens + kChunkTokens - 1) / kChunkTokens; }
 
 }  // namespace
 
 struct Attend::Call {
-  const Side& keys;
-  const Side& values;
   std::size_t layer;
   MatView<const float> q;
   MatView<float> out;
 };
 
-Attend::Attend(const Shape& shape, ThreadPool& pool, const kernels::AttentionKernels& kernels, std::size_t sequences,
-               std::size_t capacity)
+Attend::Attend(const Shape& shape, const Side& keys, const Side& values, ThreadPool& pool,
+               const kernels::AttentionKernels& kernels, std::size_t sequences, std::size_t capacity)
     : shape_(shape),
-      dims_(round_up(shape.head_dim, gguf::kBlock)),
+      keys_(&keys),
+      values_(&values),
+      key_dims_(keys.dims()),
+      dims_(values.dims()),
       tile_tokens_(std::max(kSplitTokens, kTileRows / shape.group)),
       pool_(&pool),
-      kernels_(&kernels),
-      decoded_(&kernels.of(gguf::TensorType::f32)) {
+      kernels_(&kernels) {
   const std::size_t rows = tile_tokens_ * shape.group;
   for (int i = 0; i < pool.threads(); ++i) {
     Scratch s;
-    for (auto* buffer : {&s.q, &s.part, &s.total}) *buffer = AlignedBuffer<float>(rows * dims_);
-    s.logits = AlignedBuffer<float>(rows * kPageTokens);
-    s.rescale = AlignedBuffer<float>(rows);
-    s.page = AlignedBuffer<float>(kPageTokens * dims_);
+    keys.head(0, 0).codec->reserve(s.q, rows);
+    if (keys.angles() != nullptr) {
+      for (auto* buffer : {&s.anchor_re, &s.anchor_im}) {
+        *buffer = AlignedBuffer<float>(rows * keys.angles()->padded_pairs());
+      }
+    }
+    for (auto* buffer : {&s.part, &s.total}) *buffer = AlignedBuffer<float>(rows * dims_);
+    for (auto* buffer : {&s.logits, &s.window_logits}) *buffer = AlignedBuffer<float>(rows * kPageTokens);
+    for (auto* buffer : {&s.rescale, &s.ones}) *buffer = AlignedBuffer<float>(rows);
+    std::fill_n(s.ones.data(), rows, 1.0F);
+    s.page = AlignedBuffer<float>(kPageTokens * std::max(key_dims_, dims_));
     s.visible = AlignedBuffer<std::size_t>(rows);
     s.part_states = AlignedBuffer<kernels::SoftmaxState>(rows);
     s.total_states = AlignedBuffer<kernels::SoftmaxState>(rows);
@@ -54,7 +60,11 @@ std::size_t Attend::workspace_bytes() const noexcept {
   std::size_t bytes =
       partial_.size_bytes() + partial_states_.size_bytes() + (tasks_.capacity() + merges_.capacity()) * sizeof(Task);
   for (const Scratch& s : scratch_) {
-    for (const auto* buffer : {&s.q, &s.part, &s.total, &s.logits, &s.rescale, &s.page}) bytes += buffer->size_bytes();
+    for (const auto* buffer : {&s.q.f32, &s.q.units, &s.anchor_re, &s.anchor_im, &s.part, &s.total, &s.logits,
+                               &s.window_logits, &s.rescale, &s.ones, &s.page}) {
+      bytes += buffer->size_bytes();
+    }
+    bytes += s.q.values.size_bytes() + s.q.sums.size_bytes();
     bytes += s.visible.size_bytes() + s.part_states.size_bytes() + s.total_states.size_bytes();
   }
   return bytes;
@@ -89,15 +99,15 @@ void Attend::plan(const Batch& batch) {
   }
 }
 
-void Attend::operator()(const Side& keys, const Side& values, std::size_t layer, const Batch& batch,
-                        MatView<const float> q, MatView<float> out) {
+void Attend::operator()(std::size_t layer, const Batch& batch, MatView<const float> q, MatView<float> out) {
   plan(batch);
-  const Call call{keys, values, layer, q, out};
+  const Call call{layer, q, out};
+  for (Scratch& s : scratch_) s.segment = nullptr;
   pool_->run(tasks_.size(), [&](std::size_t i, int thread) {
     const Task& task = tasks_[i];
     Scratch& s = scratch_[static_cast<std::size_t>(thread)];
     if (!task.split) return attend_tile(call, task.tile, s);
-    load_queries(call, task.tile, s.q.data());
+    load_queries(call, task.tile, s);
     attend_chunk(call, task.tile, task.chunk, s, &partial_states_[task.partial],
                  partial_.data() + task.partial * dims_);
   });
@@ -106,48 +116,102 @@ void Attend::operator()(const Side& keys, const Side& values, std::size_t layer,
   });
 }
 
-void Attend::load_queries(const Call& call, const Tile& tile, float* q) const {
-  for (std::size_t r = 0; r < tile.tokens * shape_.group; ++r, q += dims_) {
-    const std::size_t head = tile.kv_head * shape_.group + r % shape_.group;
+/// Fills s.q, unless it holds the tile's queries already: the chunks of a decoded token follow each other.
+void Attend::load_queries(const Call& call, const Tile& tile, Scratch& s) const {
+  if (s.segment == tile.segment && s.kv_head == tile.kv_head && s.first == tile.first) return;
+  s.segment = tile.segment;
+  s.kv_head = tile.kv_head;
+  s.first = tile.first;
+  const Side::Head& head = keys_->head(call.layer, tile.kv_head);
+  const std::size_t rows = tile.tokens * shape_.group;
+  float* q = s.q.f32.data();
+  for (std::size_t r = 0; r < rows; ++r, q += key_dims_) {
+    const std::size_t h = tile.kv_head * shape_.group + r % shape_.group;
     const float* from = call.q.row(tile.segment->first_row + tile.first + r / shape_.group).data();
-    std::copy_n(from + head * shape_.head_dim, shape_.head_dim, q);
-    std::fill(q + shape_.head_dim, q + dims_, 0.0F);
-    call.keys.transform(q);
+    std::copy_n(from + h * shape_.head_dim, shape_.head_dim, q);
+    if (!head.basis.pairs.re.empty()) {
+      const std::size_t pairs = keys_->angles()->padded_pairs();
+      kernels::anchor_products(*keys_->angles(), head.basis.pairs, q, s.anchor_re.data() + r * pairs,
+                               s.anchor_im.data() + r * pairs);
+    }
+    head.basis.query({q, shape_.head_dim});
+    head.codec->rotate(q);
+  }
+  head.codec->prepare(s.q, rows);
+}
+
+/// The logits of one page for all rows of the tile.
+void Attend::score(const Call& call, const Tile& tile, const Page& page, Scratch& s) const {
+  const std::size_t rows = tile.tokens * shape_.group;
+  const Side::Head& head = keys_->head(call.layer, tile.kv_head);
+  const PageStore& values = values_->pages(call.layer);
+  const std::byte* next = values.page(page.sequence, tile.kv_head, page.index);
+  head.codec->score({keys_->pages(call.layer).page(page.sequence, tile.kv_head, page.index),
+                     rows,
+                     page.tokens,
+                     {next, values.page_bytes(tile.kv_head)},
+                     s.page.data()},
+                    s.q, s.logits.data());
+  if (const Window* window = keys_->window()) {
+    const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens);
+    for (std::size_t i = 0; i < held.count; ++i) {
+      const auto& run = held.runs[i];
+      window->kernels().score({s.q.f32.data(), rows, key_dims_, run.vectors, run.count, s.window_logits.data()});
+      for (std::size_t r = 0; r < rows; ++r) {
+        std::copy_n(s.window_logits.data() + r * kPageTokens, run.count, s.logits.data() + r * kPageTokens + run.token);
+      }
+    }
+  }
+  if (!head.basis.pairs.re.empty()) {
+    keys_->add_anchor()({*keys_->angles(), head.basis.pairs, s.anchor_re.data(), s.anchor_im.data(), rows, page.index,
+                         s.logits.data()});
   }
 }
 
+/// Adds the values of one page by the weights in s.logits, which it may change.
+void Attend::mix(const Call& call, const Tile& tile, const Page& page, Scratch& s, float* out) const {
+  const std::size_t rows = tile.tokens * shape_.group;
+  const PageStore& keys = keys_->pages(call.layer);
+  const PageStore& values = values_->pages(call.layer);
+  const std::size_t next = page.start + kPageTokens < tile.end() ? keys.page_bytes(tile.kv_head) : 0;
+  const PageCall whole{values.page(page.sequence, tile.kv_head, page.index),
+                       rows,
+                       page.tokens,
+                       {keys.page(page.sequence, tile.kv_head, page.index) + keys.page_bytes(tile.kv_head), next},
+                       s.page.data()};
+  const PageCodec& codec = *values_->head(call.layer, tile.kv_head).codec;
+  const Window* window = values_->window();
+  if (window == nullptr) return codec.mix(whole, s.logits.data(), s.rescale.data(), out);
+
+  const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens);
+  const float* rescale = s.rescale.data();
+  for (std::size_t i = 0; i < held.count; ++i) {
+    const auto& run = held.runs[i];
+    for (std::size_t r = 0; r < rows; ++r) {
+      float* weights = s.logits.data() + r * kPageTokens + run.token;
+      std::copy_n(weights, run.count, s.window_logits.data() + r * kPageTokens);
+      std::fill_n(weights, run.count, 0.0F);
+    }
+    window->kernels().mix({s.window_logits.data(), rescale, rows, dims_, run.vectors, run.count, out});
+    rescale = s.ones.data();
+  }
+  codec.mix(whole, s.logits.data(), rescale, out);
+}
+
 /// One page for all rows of the tile: scores, softmax, values.
-void Attend::attend_page(const Call& call, const Tile& tile, std::size_t page, Scratch& s,
+void Attend::attend_page(const Call& call, const Tile& tile, std::size_t index, Scratch& s,
                          kernels::SoftmaxState* states, float* out) const {
   const std::size_t rows = tile.tokens * shape_.group;
-  const std::size_t start = page * kPageTokens;
-  const std::size_t tokens = std::min(kPageTokens, tile.end() - start);
+  const std::size_t start = index * kPageTokens;
+  const Page page{index, start, std::min(kPageTokens, tile.end() - start),
+                  static_cast<std::size_t>(tile.segment->sequence)};
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t sees = tile.end() - tile.tokens + r / shape_.group + 1;
     s.visible[r] = sees > start ? std::min(kPageTokens, sees - start) : 0;
   }
-  const PageStore& key_pages = call.keys.layers[call.layer];
-  const PageStore& value_pages = call.values.layers[call.layer];
-  const auto sequence = static_cast<std::size_t>(tile.segment->sequence);
-  const std::byte* keys = key_pages.page(sequence, tile.kv_head, page);
-  const std::byte* values = value_pages.page(sequence, tile.kv_head, page);
-  const bool last = start + kPageTokens >= tile.end();
-  kernels::ScoreArgs score{s.q.data(), rows, dims_, keys, tokens, s.logits.data(), {values, value_pages.page_bytes()}};
-  kernels::MixArgs mix{
-      s.logits.data(), s.rescale.data(), rows, dims_,
-      values,          tokens,           out,  {keys + key_pages.page_bytes(), last ? 0 : key_pages.page_bytes()}};
-  const bool fused = rows <= kFusedRows;
-  if (!fused) score.keys = decode(call.keys, keys, tokens, s);
-  (fused ? call.keys.kernels : decoded_)->score(score);
+  score(call, tile, page, s);
   kernels_->softmax({rows, shape_.score_scale, s.visible.data(), s.logits.data(), states, s.rescale.data()});
-  if (!fused) mix.values = decode(call.values, values, tokens, s);
-  (fused ? call.values.kernels : decoded_)->mix(mix);
-}
-
-/// The page in f32, as pages of that type lie.
-const std::byte* Attend::decode(const Side& side, const std::byte* page, std::size_t tokens, Scratch& s) const {
-  side.kernels->decode(page, tokens * dims_, s.page.data());
-  return reinterpret_cast<const std::byte*>(s.page.data());
+  mix(call, tile, page, s, out);
 }
 
 void Attend::attend_chunk(const Call& call, const Tile& tile, std::size_t chunk, Scratch& s,
@@ -161,7 +225,7 @@ void Attend::attend_chunk(const Call& call, const Tile& tile, std::size_t chunk,
 
 void Attend::attend_tile(const Call& call, const Tile& tile, Scratch& s) const {
   const std::size_t rows = tile.tokens * shape_.group;
-  load_queries(call, tile, s.q.data());
+  load_queries(call, tile, s);
   std::fill_n(s.total_states.data(), rows, kernels::SoftmaxState{});
   for (std::size_t chunk = 0; chunk < chunks_of(tile.end()); ++chunk) {
     attend_chunk(call, tile, chunk, s, s.part_states.data(), s.part.data());
@@ -186,14 +250,16 @@ void Attend::merge_partials(const Call& call, const Task& task, Scratch& s) cons
 
 /// Divides by the sums of the weights and undoes the rotation of the values.
 void Attend::finish(const Call& call, const Tile& tile, Scratch& s) const {
+  const Side::Head& head = values_->head(call.layer, tile.kv_head);
   for (std::size_t r = 0; r < tile.tokens * shape_.group; ++r) {
     float* total = s.total.data() + r * dims_;
     const float inverse = 1.0F / s.total_states[r].sum;
-    for (std::size_t i = 0; i < shape_.head_dim; ++i) total[i] *= inverse;
-    call.values.transform(total);
-    const std::size_t head = tile.kv_head * shape_.group + r % shape_.group;
+    for (std::size_t i = 0; i < dims_; ++i) total[i] *= inverse;
+    head.codec->unrotate(total);
+    head.basis.output({total, shape_.head_dim});
+    const std::size_t h = tile.kv_head * shape_.group + r % shape_.group;
     float* to = call.out.row(tile.segment->first_row + tile.first + r / shape_.group).data();
-    std::copy_n(total, shape_.head_dim, to + head * shape_.head_dim);
+    std::copy_n(total, shape_.head_dim, to + h * shape_.head_dim);
   }
 }
 

@@ -26,12 +26,11 @@ class Attend {
   };
   /// Holds the workspace for one new token in each of `sequences` sequences of up to `capacity` tokens; it grows when a
   /// batch needs more.
-  Attend(const Shape& shape, ThreadPool& pool, const kernels::AttentionKernels& kernels, std::size_t sequences,
-         std::size_t capacity);
+  Attend(const Shape& shape, const Side& keys, const Side& values, ThreadPool& pool,
+         const kernels::AttentionKernels& kernels, std::size_t sequences, std::size_t capacity);
 
   /// As KvCache::attend; the pages hold the batch's own tokens.
-  void operator()(const Side& keys, const Side& values, std::size_t layer, const Batch& batch, MatView<const float> q,
-                  MatView<float> out);
+  void operator()(std::size_t layer, const Batch& batch, MatView<const float> q, MatView<float> out);
 
   /// Bytes of scratch memory held at present.
   std::size_t workspace_bytes() const noexcept;
@@ -52,31 +51,45 @@ class Attend {
   };
   /// What one thread works with: rows of one tile, one decoded page.
   struct Scratch {
-    AlignedBuffer<float> q, part, total, logits, rescale, page;
+    QueryRows q;
+    const Segment* segment = nullptr;  ///< with kv_head: whose queries q holds
+    std::size_t kv_head = 0, first = 0;
+    AlignedBuffer<float> anchor_re, anchor_im;  ///< products of the queries with the anchor, [rows][padded pairs]
+    AlignedBuffer<float> part, total, logits, rescale, page;
+    AlignedBuffer<float> window_logits, ones;
     AlignedBuffer<std::size_t> visible;
     AlignedBuffer<kernels::SoftmaxState> part_states, total_states;
   };
   struct Call;
+  /// A page of the keys or values of a tile.
+  struct Page {
+    std::size_t index, start;  ///< position of its first token
+    std::size_t tokens;        ///< that the tile's last query sees
+    std::size_t sequence;
+  };
 
   void plan(const Batch& batch);
-  void load_queries(const Call& call, const Tile& tile, float* q) const;
+  void load_queries(const Call& call, const Tile& tile, Scratch& s) const;
   void attend_chunk(const Call& call, const Tile& tile, std::size_t chunk, Scratch& s, kernels::SoftmaxState* states,
                     float* out) const;
   void attend_page(const Call& call, const Tile& tile, std::size_t page, Scratch& s, kernels::SoftmaxState* states,
                    float* out) const;
-  const std::byte* decode(const Side& side, const std::byte* page, std::size_t tokens, Scratch& s) const;
+  void score(const Call& call, const Tile& tile, const Page& page, Scratch& s) const;
+  void mix(const Call& call, const Tile& tile, const Page& page, Scratch& s, float* out) const;
   void attend_tile(const Call& call, const Tile& tile, Scratch& s) const;
   void merge_partials(const Call& call, const Task& task, Scratch& s) const;
   void finish(const Call& call, const Tile& tile, Scratch& s) const;
 
   Shape shape_;
-  std::size_t dims_, tile_tokens_;
+  const Side* keys_;
+  const Side* values_;
+  std::size_t key_dims_, dims_;  ///< of stored keys, and of values and so of the sums
+  std::size_t tile_tokens_;
   ThreadPool* pool_;
   const kernels::AttentionKernels* kernels_;
-  const kernels::TypeKernels* decoded_;  ///< for pages that were decoded to f32
-  std::vector<Scratch> scratch_;         ///< of each thread
-  std::vector<Task> tasks_, merges_;     ///< of the current batch
-  AlignedBuffer<float> partial_;         ///< [rows][dims] of split tiles, a chunk's rows adjacent
+  std::vector<Scratch> scratch_;      ///< of each thread
+  std::vector<Task> tasks_, merges_;  ///< of the current batch
+  AlignedBuffer<float> partial_;      ///< [rows][dims] of split tiles, a chunk's rows adjacent
   AlignedBuffer<kernels::SoftmaxState> partial_states_;
 };
 

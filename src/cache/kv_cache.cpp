@@ -7,13 +7,12 @@
 #include "cache/attend.h"
 #include "cache/memory.h"
 #include "cache/side.h"
-#include "kernels/rope/rope.h"
 
 namespace kvant::cache {
 namespace {
 
 constexpr std::size_t kMaxHeadDim = 1024;
-constexpr std::size_t kAppendRows = 16;  ///< rows that a thread stores at a time
+constexpr std::size_t kMaxStoredDims = 2 * kMaxHeadDim;  ///< a head padded in groups
 
 void check(const CacheConfig& c) {
   constexpr ErrorCode kWrong = ErrorCode::invalid_argument;
@@ -33,48 +32,28 @@ void check(const CacheConfig& c) {
   if (c.rope_pairs > c.head_dim / 2) {
     fail(kWrong, "cache: {} RoPE pairs, expected at most {} for head_dim {}", c.rope_pairs, c.head_dim / 2, c.head_dim);
   }
+  if (!c.constants.empty() && c.constants.size() != static_cast<std::size_t>(c.layers)) {
+    fail(kWrong, "cache: constants of {} layers, expected {}", c.constants.size(), c.layers);
+  }
+  if (!c.rope.theta.empty() && c.rope.theta.size() != c.rope_pairs) {
+    fail(kWrong, "cache: {} RoPE frequencies, expected {}", c.rope.theta.size(), c.rope_pairs);
+  }
   if (c.capacity < 1 || c.capacity > std::numeric_limits<std::uint32_t>::max()) {
     fail(kWrong, "cache: capacity of {} tokens, expected 1 to {}", c.capacity,
          std::numeric_limits<std::uint32_t>::max());
   }
 }
 
-PageGrid grid_of(const CacheConfig& c, const codec::CacheSpec& spec) {
-  return {static_cast<std::size_t>(c.sequences), static_cast<std::size_t>(c.kv_heads),
-          (c.capacity + kPageTokens - 1) / kPageTokens, codec::vector_bytes(spec, c.head_dim)};
-}
-
-/// Refuses a cache larger than the memory; in double, which no count can overflow.
-void check_memory(const CacheConfig& c) {
-  double bytes = 0;
-  for (const codec::CacheSpec& spec : {c.k, c.v}) {
-    const PageGrid grid = grid_of(c, spec);
-    bytes += static_cast<double>(c.layers) * static_cast<double>(grid.sequences * grid.kv_heads) *
-             static_cast<double>(grid.pages) * static_cast<double>(grid.page_bytes());
-  }
+/// Refuses a cache larger than the memory.
+void check_memory(const CacheConfig& c, double bytes) {
   const auto available = static_cast<double>(available_memory());
   if (bytes <= available) return;
   fail(ErrorCode::out_of_memory, "cache of {}{} tokens needs {:.1f} GiB, {:.1f} GiB are available",
        c.sequences == 1 ? "" : fmt::format("{} x ", c.sequences), c.capacity, bytes * 0x1p-30, available * 0x1p-30);
 }
 
-Side make_side(const CacheConfig& c, const codec::CacheSpec& spec, Isa isa) {
-  const std::size_t dims = round_up(c.head_dim, gguf::kBlock);
-  Side side{spec,
-            c.head_dim,
-            dims,
-            spec.rotated ? kernels::fwht(isa) : nullptr,
-            kernels::encoders(isa).of(spec.type),
-            &kernels::attention(isa).of(spec.type),
-            {}};
-  side.layers.reserve(static_cast<std::size_t>(c.layers));
-  for (int i = 0; i < c.layers; ++i) side.layers.emplace_back(grid_of(c, spec));
-  return side;
-}
-
 CacheConfig with_defaults(CacheConfig c) {
   check(c);
-  check_memory(c);
   if (c.score_scale == 0) c.score_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(c.head_dim)));
   return c;
 }
@@ -89,16 +68,30 @@ struct KvCache::Impl {
   std::vector<std::size_t> lengths;  ///< [layers][sequences]
   std::vector<char> seen;            ///< [sequences] of the batch being checked
 
+  /// New tokens of a KV head that lie in one page.
+  struct StoreTask {
+    const Segment* segment;
+    std::size_t kv_head, first, last;  ///< tokens of the segment
+  };
+  std::vector<StoreTask> tasks;  ///< of the current append
+
   Impl(const CacheConfig& c, ThreadPool& p, Isa isa)
       : config(with_defaults(c)),
         pool(&p),
-        k(make_side(config, config.k, isa)),
-        v(make_side(config, config.v, isa)),
-        attend({static_cast<std::size_t>(c.kv_heads), static_cast<std::size_t>(c.heads / c.kv_heads), c.head_dim,
-                config.score_scale},
-               p, kernels::attention(isa), static_cast<std::size_t>(c.sequences), c.capacity),
+        k(config, codec::PageSide::key, isa),
+        v(config, codec::PageSide::value, isa),
+        attend(allocate(), k, v, p, kernels::attention(isa), static_cast<std::size_t>(c.sequences), c.capacity),
         lengths(static_cast<std::size_t>(c.layers) * static_cast<std::size_t>(c.sequences)),
         seen(static_cast<std::size_t>(c.sequences)) {}
+
+  /// Gives both sides their memory, which comes before that of the workspace; returns the workspace's shape.
+  Attend::Shape allocate() {
+    check_memory(config, k.planned_bytes() + v.planned_bytes());
+    k.allocate(config);
+    v.allocate(config);
+    return {static_cast<std::size_t>(config.kv_heads), static_cast<std::size_t>(config.heads / config.kv_heads),
+            config.head_dim, config.score_scale};
+  }
 
   std::size_t& length(int layer, int sequence) {
     return lengths[static_cast<std::size_t>(layer) * seen.size() + static_cast<std::size_t>(sequence)];
@@ -108,8 +101,9 @@ struct KvCache::Impl {
   void check_batch(int layer, const Batch& batch);
   template <class T>
   void check_matrix(const char* name, const Batch& batch, const MatView<T>& m, int heads) const;
-  void store(const Side& side, int layer, const Batch& batch, const MatView<const float>& x, std::size_t first,
-             std::size_t last) const;
+  void store(Side& side, std::size_t layer, const Batch& batch, const MatView<const float>& x);
+  void store(const Side& side, std::size_t layer, const Batch& batch, const MatView<const float>& x,
+             const StoreTask& task) const;
 };
 
 void KvCache::Impl::check_batch(int layer, const Batch& batch) {
@@ -145,29 +139,38 @@ void KvCache::Impl::check_matrix(const char* name, const Batch& batch, const Mat
   }
 }
 
-/// Stores batch rows [first, last) of x as keys or values.
-void KvCache::Impl::store(const Side& side, int layer, const Batch& batch, const MatView<const float>& x,
-                          std::size_t first, std::size_t last) const {
-  const bool keys = &side == &k;
-  const PageStore& pages = side.layers[static_cast<std::size_t>(layer)];
-  alignas(64) float head[kMaxHeadDim];
+void KvCache::Impl::store(const Side& side, std::size_t layer, const Batch& batch, const MatView<const float>& x,
+                          const StoreTask& task) const {
+  const Segment& s = *task.segment;
+  const std::size_t dims = config.head_dim;
+  alignas(64) float scratch[kMaxStoredDims];
+  for (std::size_t i = task.first; i < task.last; ++i) {
+    const std::size_t row = s.first_row + i;
+    const float* vector = x.row(row).data() + task.kv_head * dims;
+    if (side.store(layer, static_cast<std::size_t>(s.sequence), task.kv_head, s.position + i, s.position + s.count,
+                   vector, batch.rope + row * config.rope_pairs * 2, scratch)) {
+      continue;
+    }
+    fail(ErrorCode::format, "{} of layer {}, KV head {}, position {}: NaN or more than {} can hold (magnitude {})",
+         &side == &k ? "keys" : "values", layer, task.kv_head, s.position + i,
+         codec::to_string(side.spec(), side.side()), side.head(layer, task.kv_head).codec->largest_storable());
+  }
+}
+
+/// Stores a batch's keys or values, page by page.
+void KvCache::Impl::store(Side& side, std::size_t layer, const Batch& batch, const MatView<const float>& x) {
+  tasks.clear();
   for (const Segment& s : batch.segments) {
-    for (std::size_t row = std::max(first, s.first_row); row < std::min(last, s.first_row + s.count); ++row) {
-      const std::size_t position = s.position + (row - s.first_row);
-      for (std::size_t h = 0; h < static_cast<std::size_t>(config.kv_heads); ++h) {
-        std::copy_n(x.row(row).data() + h * side.head_dim, side.head_dim, head);
-        std::fill(head + side.head_dim, head + side.dims, 0.0F);
-        if (keys) kernels::rope_apply(batch.rope + row * config.rope_pairs * 2, config.rope_pairs, head);
-        side.transform(head);
-        if (!side.encode(head, side.dims, pages.vector(static_cast<std::size_t>(s.sequence), h, position))) {
-          fail(ErrorCode::format,
-               "{} of layer {}, KV head {}, position {}: NaN or more than {} can hold (magnitude {})",
-               keys ? "keys" : "values", layer, h, position, codec::to_string(side.spec),
-               kernels::largest_storable(side.spec.type));
-        }
-      }
+    if (side.window() != nullptr) {
+      side.window()->extend(layer, static_cast<std::size_t>(s.sequence), s.position + s.count);
+    }
+    for (std::size_t first = 0; first < s.count;) {
+      const std::size_t last = std::min(s.count, first + kPageTokens - (s.position + first) % kPageTokens);
+      for (std::size_t h = 0; h < static_cast<std::size_t>(config.kv_heads); ++h) tasks.push_back({&s, h, first, last});
+      first = last;
     }
   }
+  pool->run(tasks.size(), [&](std::size_t i, int) { store(side, layer, batch, x, tasks[i]); });
 }
 
 KvCache::KvCache(const CacheConfig& config, ThreadPool& pool, Isa isa)
@@ -188,10 +191,8 @@ void KvCache::append(int layer, const Batch& batch, MatView<const float> k, MatV
                 "cache: sequence {} continues at position {}, layer {} holds {} tokens", s.sequence, s.position, layer,
                 m.length(layer, s.sequence));
   }
-  m.pool->for_ranges(batch.rows, kAppendRows, [&](std::size_t first, std::size_t last, int) {
-    m.store(m.k, layer, batch, k, first, last);
-    m.store(m.v, layer, batch, v, first, last);
-  });
+  m.store(m.k, static_cast<std::size_t>(layer), batch, k);
+  m.store(m.v, static_cast<std::size_t>(layer), batch, v);
   for (const Segment& s : batch.segments) m.length(layer, s.sequence) = s.position + s.count;
 }
 
@@ -205,7 +206,7 @@ void KvCache::attend(int layer, const Batch& batch, MatView<const float> q, MatV
                 "cache: sequence {} asks at positions {} to {}, layer {} holds {} tokens", s.sequence, s.position,
                 s.position + s.count - 1, layer, m.length(layer, s.sequence));
   }
-  m.attend(m.k, m.v, static_cast<std::size_t>(layer), batch, q, out);
+  m.attend(static_cast<std::size_t>(layer), batch, q, out);
 }
 
 std::size_t KvCache::length(int sequence) const {
@@ -222,6 +223,10 @@ void KvCache::truncate(int sequence, std::size_t length) {
   for (int layer = 0; layer < impl_->config.layers; ++layer) {
     std::size_t& held = impl_->length(layer, sequence);
     held = std::min(held, length);
+    for (Side* side : {&impl_->k, &impl_->v}) {
+      if (side->window() == nullptr) continue;
+      side->window()->truncate(static_cast<std::size_t>(layer), static_cast<std::size_t>(sequence), held);
+    }
   }
 }
 
@@ -230,8 +235,9 @@ const CacheConfig& KvCache::config() const noexcept { return impl_->config; }
 CacheUsage KvCache::usage() const {
   const CacheConfig& c = impl_->config;
   CacheUsage usage;
-  for (const PageStore& layer : impl_->k.layers) usage.k_bytes += layer.bytes();
-  for (const PageStore& layer : impl_->v.layers) usage.v_bytes += layer.bytes();
+  usage.k_bytes = impl_->k.bytes();
+  usage.v_bytes = impl_->v.bytes();
+  usage.constant_bytes = impl_->k.constant_bytes() + impl_->v.constant_bytes();
   const double values =
       static_cast<double>(c.capacity) * c.sequences * c.layers * static_cast<double>(impl_->kv_width());
   usage.k_bpv = 8 * static_cast<double>(usage.k_bytes) / values;

@@ -1,12 +1,15 @@
 #pragma once
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "base/cpu.h"
 #include "base/thread_pool.h"
 #include "base/view.h"
 #include "cache/batch.h"
+#include "cache/constants.h"
 #include "codec/spec.h"
+#include "kernels/rope/rope.h"
 
 namespace kvant::cache {
 
@@ -21,6 +24,8 @@ struct CacheConfig {
   std::size_t capacity = 0;    ///< tokens of each sequence
   int sequences = 1;
   codec::CacheSpec k, v;
+  kernels::RopeFrequencies rope = {};          ///< of rope_pairs pairs; needed where keys have an anchor
+  std::vector<LayerConstants> constants = {};  ///< of each layer, or none
 };
 
 /// Bytes as allocated, and what they mean per stored value (cache.md section 8).
@@ -28,6 +33,7 @@ struct CacheUsage {
   std::size_t k_bytes = 0, v_bytes = 0;  ///< allocated for the whole capacity
   double k_bpv = 0, v_bpv = 0;           ///< 8 * bytes / (tokens * layers * kv_heads * head_dim)
   std::size_t workspace_bytes = 0;       ///< scratch memory of attend, not part of bytes()
+  std::size_t constant_bytes = 0;        ///< anchors, scales and tables, not part of bytes()
   std::size_t bytes() const { return k_bytes + v_bytes; }
 };
 

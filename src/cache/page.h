@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <vector>
 
 #include "base/checked.h"
 #include "cache/memory.h"
@@ -9,33 +10,41 @@ namespace kvant::cache {
 
 using kernels::kPageTokens;
 
-/// What a layer's pages are: for each sequence and KV head a run of pages of 64 tokens, a vector for each token.
+/// What a layer's pages are: for each sequence and KV head a run of pages of 64 tokens.
 struct PageGrid {
-  std::size_t sequences = 0, kv_heads = 0;
-  std::size_t pages = 0;         ///< of each sequence
-  std::size_t vector_bytes = 0;  ///< of one token
+  std::size_t sequences = 0;
+  std::size_t pages = 0;                ///< of each sequence
+  std::vector<std::size_t> page_bytes;  ///< of each KV head
 
-  std::size_t page_bytes() const { return kPageTokens * vector_bytes; }
-  std::size_t bytes() const { return sequences * kv_heads * pages * page_bytes(); }
+  std::size_t sequence_bytes() const {
+    std::size_t bytes = 0;
+    for (const std::size_t head : page_bytes) bytes += pages * head;
+    return bytes;
+  }
+  std::size_t bytes() const { return sequences * sequence_bytes(); }
 };
 
 /// The K or the V of one layer: pages in the order [sequence][kv_head][page].
 class PageStore {
  public:
-  explicit PageStore(const PageGrid& grid) : grid_(grid), memory_(grid.bytes()) {}
+  explicit PageStore(const PageGrid& grid)
+      : page_bytes_(grid.page_bytes), sequence_bytes_(grid.sequence_bytes()), memory_(grid.bytes()) {
+    for (std::size_t offset = 0; const std::size_t bytes : page_bytes_) {
+      offsets_.push_back(offset);
+      offset += grid.pages * bytes;
+    }
+  }
 
   std::byte* page(std::size_t sequence, std::size_t kv_head, std::size_t index) const noexcept {
-    return memory_.data() + ((sequence * grid_.kv_heads + kv_head) * grid_.pages + index) * grid_.page_bytes();
+    return memory_.data() + sequence * sequence_bytes_ + offsets_[kv_head] + index * page_bytes_[kv_head];
   }
-  std::byte* vector(std::size_t sequence, std::size_t kv_head, std::size_t position) const noexcept {
-    return page(sequence, kv_head, position / kPageTokens) + position % kPageTokens * grid_.vector_bytes;
-  }
-  std::size_t page_bytes() const noexcept { return grid_.page_bytes(); }
+  std::size_t page_bytes(std::size_t kv_head) const noexcept { return page_bytes_[kv_head]; }
   /// As allocated.
   std::size_t bytes() const noexcept { return memory_.bytes(); }
 
  private:
-  PageGrid grid_;
+  std::vector<std::size_t> page_bytes_, offsets_;  ///< [kv_heads]
+  std::size_t sequence_bytes_;
   Memory memory_;
 };
 

@@ -1,29 +1,78 @@
 #pragma once
 #include <cstddef>
+#include <memory>
+#include <optional>
 #include <vector>
 
+#include "cache/basis.h"
 #include "cache/page.h"
+#include "cache/page_codec.h"
+#include "cache/window.h"
 #include "codec/spec.h"
-#include "kernels/attention/attention.h"
-#include "kernels/encode/encode.h"
-#include "kernels/fwht/fwht.h"
 
 namespace kvant::cache {
 
-/// The keys or the values of a cache: how they are stored, the kernels for it, and the pages of each layer.
-struct Side {
-  codec::CacheSpec spec;
-  std::size_t head_dim;
-  std::size_t dims;                     ///< head_dim rounded up to whole blocks; the rest is zeros
-  kernels::FwhtFunction rotate;         ///< null where heads are stored as they are
-  kernels::EncodeFunction encode;       ///< one vector of `dims` values
-  const kernels::TypeKernels* kernels;  ///< score, mix and decode
-  std::vector<PageStore> layers;
+struct CacheConfig;
 
-  /// Rotates a head where this side is stored rotated.
-  void transform(float* x) const noexcept {
-    if (rotate != nullptr) kernels::rotate_head(rotate, x, head_dim);
+/// The keys or the values of a cache: for each layer and KV head a basis, a codec, and the pages.
+class Side {
+ public:
+  struct Head {
+    const PageCodec* codec = nullptr;
+    HeadBasis basis;
+  };
+
+  /// Chooses codecs. Throws invalid_argument where the spec does not fit the sizes.
+  Side(const CacheConfig& config, codec::PageSide side, Isa isa);
+
+  /// Bytes that allocate() will ask for; a double, which no count can overflow.
+  double planned_bytes() const;
+  /// Makes bases and pages; before it there are none.
+  void allocate(const CacheConfig& config);
+
+  const codec::CacheSpec& spec() const noexcept { return spec_; }
+  codec::PageSide side() const noexcept { return side_; }
+  /// Values of a stored vector, the same for all heads.
+  std::size_t dims() const noexcept { return heads_.front().codec->dims(); }
+  const Head& head(std::size_t layer, std::size_t kv_head) const noexcept {
+    return heads_[layer * kv_heads_ + kv_head];
   }
+  const PageStore& pages(std::size_t layer) const noexcept { return layers_[layer]; }
+  /// What the anchors of keys add to logits; null where no head has one.
+  const kernels::AnchorAngles* angles() const noexcept { return angles_ ? &*angles_ : nullptr; }
+  kernels::AnchorFunction add_anchor() const noexcept { return add_anchor_; }
+  /// Null where no tokens are kept in f16.
+  Window* window() noexcept { return window_ ? &*window_ : nullptr; }
+  const Window* window() const noexcept { return window_ ? &*window_ : nullptr; }
+
+  /// Takes a head's vector (head_dim values; of keys before RoPE, angles [pairs][2] of its position) into the basis of
+  /// storage and stores it at `position` of a sequence that will end at `end`. x [dims] is scratch. False when a value
+  /// is NaN or too large.
+  bool store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
+             const float* vector, const float* angles, float* x) const;
+
+  /// As allocated, with the window.
+  std::size_t bytes() const noexcept;
+  /// Of anchors, scales, tables and permutations: what does not depend on the number of tokens.
+  std::size_t constant_bytes() const noexcept;
+
+ private:
+  void add_codecs(const CacheConfig& config, Isa isa);
+  void add_flex_codecs(const CacheConfig& config, Isa isa);
+  void add_bases(const CacheConfig& config);
+  PageGrid grid(std::size_t layer) const;
+
+  codec::CacheSpec spec_;
+  codec::PageSide side_;
+  Isa isa_;
+  std::size_t layer_count_, kv_heads_, head_dim_, rope_pairs_, sequences_, pages_;
+  std::vector<std::unique_ptr<PageCodec>> codecs_;
+  std::vector<Head> heads_;  ///< [layers][kv_heads]
+  std::optional<kernels::AnchorAngles> angles_;
+  kernels::AnchorFunction add_anchor_;
+  Window::Shape window_shape_{};
+  std::optional<Window> window_;
+  std::vector<PageStore> layers_;
 };
 
 }  // namespace kvant::cache

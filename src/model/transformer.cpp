@@ -232,6 +232,7 @@ cache::CacheConfig Transformer::cache_config(std::size_t capacity, int sequences
   sizes.kv_heads = config.kv_heads;
   sizes.head_dim = config.head_dim;
   sizes.rope_pairs = impl_->frequencies.theta.size();
+  sizes.rope = impl_->frequencies;
   sizes.score_scale = config.score_scale;
   sizes.capacity = capacity;
   sizes.sequences = sequences;

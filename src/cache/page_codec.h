@@ -1,0 +1,79 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/aligned_buffer.h"
+#include "base/cpu.h"
+#include "codec/flex.h"
+#include "codec/spec.h"
+#include "kernels/attention/attention.h"
+
+namespace kvant::cache {
+
+/// The queries of a tile in the forms that kernels read: f32, and whole numbers where keys are codes.
+struct QueryRows {
+  AlignedBuffer<float> f32;  ///< [rows][dims] in the stored basis
+  AlignedBuffer<std::int8_t> values;
+  AlignedBuffer<float> units;
+  AlignedBuffer<std::int32_t> sums;
+};
+
+/// A page and the rows that attend to it. Rows are those of kernels/attention/attention.h.
+struct PageCall {
+  const std::byte* page;
+  std::size_t rows, tokens;
+  kernels::Upcoming next;
+  float* scratch;  ///< [64][dims], for codecs that decode
+};
+
+/// How the vectors of one side of a cache lie in pages of 64 tokens, and the kernels over such pages. A vector is
+/// rotated from its head's basis into the one in which it is stored; queries and outputs go the same way.
+class PageCodec {
+ public:
+  virtual ~PageCodec() = default;
+
+  /// Values of a stored vector: head_dim and what pads it, which is zero.
+  std::size_t dims() const noexcept { return dims_; }
+  std::size_t page_bytes() const noexcept { return page_bytes_; }
+  /// Magnitudes above this are refused.
+  virtual float largest_storable() const = 0;
+
+  /// Rotates a vector of dims() values in place; what lies behind the first head_dim is overwritten.
+  virtual void rotate(float* x) const noexcept = 0;
+  /// Undoes rotate().
+  virtual void unrotate(float* x) const noexcept = 0;
+  /// Rotates x, which is as for rotate(), and stores it as a token of a page. Several threads may store into different
+  /// pages. False when a value is NaN or too large.
+  virtual bool store(float* x, std::byte* page, std::size_t token) const = 0;
+
+  /// Room for `rows` queries.
+  virtual void reserve(QueryRows& q, std::size_t rows) const = 0;
+  /// Brings rows of q.f32, rotated, into the form that score() reads.
+  virtual void prepare(QueryRows& q, std::size_t rows) const noexcept = 0;
+  /// logits [rows][64] = q . keys; undefined from call.tokens on.
+  virtual void score(const PageCall& call, const QueryRows& q, float* logits) const noexcept = 0;
+  /// out [rows][dims] = rescale [rows] * out + weights [rows][64] . values
+  virtual void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept = 0;
+  /// Bytes of tables that do not depend on the number of tokens.
+  virtual std::size_t constant_bytes() const noexcept = 0;
+
+ protected:
+  PageCodec(std::size_t dims, std::size_t page_bytes) : dims_(dims), page_bytes_(page_bytes) {}
+
+ private:
+  std::size_t dims_, page_bytes_;
+};
+
+/// Vectors in GGUF blocks, as they are or rotated in blocks of 64.
+std::unique_ptr<PageCodec> make_block_codec(gguf::TensorType type, bool rotated, std::size_t head_dim, Isa isa);
+/// Codes of lm or uni in bit planes. Throws invalid_argument when the head cannot be cut into groups of a power of two
+/// from 8 to 256.
+std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, codec::PageSide side, std::size_t head_dim,
+                                            Isa isa);
+/// Keys in a flex layout.
+std::unique_ptr<PageCodec> make_flex_codec(std::shared_ptr<const codec::FlexCodec> codec,
+                                           const codec::FlexChannels& channels, Isa isa);
+
+}  // namespace kvant::cache

@@ -1,0 +1,148 @@
+#include "cache/side.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "cache/kv_cache.h"
+#include "codec/permutation_file.h"
+
+namespace kvant::cache {
+namespace {
+
+using codec::CacheSpec;
+using codec::PageSide;
+
+/// The layers of a permutation file by the model's.
+struct FlexLayers {
+  codec::PermutationFile file;
+
+  FlexLayers(const CacheSpec& spec, const CacheConfig& config) : file(codec::read_permutation_file(spec.permutations)) {
+    codec::check_fits_model(file, spec.permutations, static_cast<std::size_t>(config.layers),
+                            static_cast<std::size_t>(config.kv_heads), config.head_dim);
+    KVANT_CHECK(spec.flex.hi_bits != 0 || !file.layouts.empty(), ErrorCode::invalid_argument,
+                "{}: holds no layouts of layers, expected some for type flex", spec.permutations);
+  }
+  std::size_t of(std::size_t layer, const CacheSpec& spec) const {
+    const std::int32_t index = file.layer_map[layer];
+    KVANT_CHECK(index >= 0, ErrorCode::invalid_argument, "{}: layer {} has no keys, the model's has", spec.permutations,
+                layer);
+    return static_cast<std::size_t>(index);
+  }
+};
+
+}  // namespace
+
+Side::Side(const CacheConfig& config, PageSide side, Isa isa)
+    : spec_(side == PageSide::key ? config.k : config.v),
+      side_(side),
+      isa_(isa),
+      layer_count_(static_cast<std::size_t>(config.layers)),
+      kv_heads_(static_cast<std::size_t>(config.kv_heads)),
+      head_dim_(config.head_dim),
+      rope_pairs_(config.rope_pairs),
+      sequences_(static_cast<std::size_t>(config.sequences)),
+      pages_((config.capacity + kPageTokens - 1) / kPageTokens),
+      heads_(layer_count_ * kv_heads_),
+      add_anchor_(kernels::add_anchor(isa)) {
+  add_codecs(config, isa);
+  window_shape_ = {std::min(spec_.sinks, config.capacity),
+                   std::min(spec_.recent, config.capacity),
+                   layer_count_,
+                   sequences_,
+                   kv_heads_,
+                   dims()};
+}
+
+void Side::add_codecs(const CacheConfig& config, Isa isa) {
+  if (spec_.coding == CacheSpec::Coding::flex) return add_flex_codecs(config, isa);
+  codecs_.push_back(spec_.coded() ? make_plane_codec(spec_, side_, head_dim_, isa)
+                                  : make_block_codec(spec_.type, spec_.rotated, head_dim_, isa));
+  for (Head& head : heads_) head.codec = codecs_.back().get();
+}
+
+void Side::add_flex_codecs(const CacheConfig& config, Isa isa) {
+  KVANT_CHECK(head_dim_ == codec::kFlexDims, ErrorCode::invalid_argument,
+              "cache type '{}': head_dim {}, flex layouts are for {}", codec::to_string(spec_), head_dim_,
+              codec::kFlexDims);
+  std::optional<FlexLayers> layers;
+  if (!spec_.permutations.empty()) layers.emplace(spec_, config);
+  for (std::size_t layer = 0; layer < layer_count_; ++layer) {
+    std::optional<codec::FlexSpec> layout = spec_.flex;
+    if (spec_.flex.hi_bits == 0) layout = layers->file.layouts[layers->of(layer, spec_)];
+    std::shared_ptr<const codec::FlexCodec> flex;
+    if (layout) flex = std::make_shared<const codec::FlexCodec>(*layout);
+    for (std::size_t head = 0; head < kv_heads_; ++head) {
+      codec::FlexChannels channels;
+      if (layers) channels = codec::make_flex_channels(layers->file.permutation(layers->of(layer, spec_), head));
+      codecs_.push_back(flex ? make_flex_codec(flex, channels, isa)
+                             : make_block_codec(gguf::TensorType::f16, false, head_dim_, isa));
+      heads_[layer * kv_heads_ + head].codec = codecs_.back().get();
+    }
+  }
+}
+
+void Side::add_bases(const CacheConfig& config) {
+  if (config.constants.empty()) return;
+  if (side_ == PageSide::key && !config.rope.theta.empty()) angles_.emplace(config.rope, config.capacity);
+  bool anchored = false;
+  for (std::size_t layer = 0; layer < layer_count_; ++layer) {
+    for (std::size_t head = 0; head < kv_heads_; ++head) {
+      HeadBasis& basis = heads_[layer * kv_heads_ + head].basis;
+      basis = side_ == PageSide::key ? make_key_basis(spec_, config.constants[layer], head, head_dim_, angles())
+                                     : make_value_basis(spec_, config.constants[layer], head, head_dim_);
+      anchored = anchored || !basis.pairs.re.empty();
+    }
+  }
+  if (!anchored) angles_.reset();
+}
+
+PageGrid Side::grid(std::size_t layer) const {
+  PageGrid grid{sequences_, pages_, {}};
+  for (std::size_t h = 0; h < kv_heads_; ++h) grid.page_bytes.push_back(head(layer, h).codec->page_bytes());
+  return grid;
+}
+
+double Side::planned_bytes() const {
+  double bytes = static_cast<double>(layer_count_ * sequences_ * kv_heads_) *
+                 static_cast<double>(window_shape_.sinks + window_shape_.recent) * static_cast<double>(2 * dims());
+  for (const Head& head : heads_) {
+    bytes +=
+        static_cast<double>(sequences_) * static_cast<double>(pages_) * static_cast<double>(head.codec->page_bytes());
+  }
+  return bytes;
+}
+
+void Side::allocate(const CacheConfig& config) {
+  add_bases(config);
+  layers_.reserve(layer_count_);
+  for (std::size_t layer = 0; layer < layer_count_; ++layer) layers_.emplace_back(grid(layer));
+  if (window_shape_.sinks + window_shape_.recent > 0) window_.emplace(window_shape_, isa_);
+}
+
+bool Side::store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
+                 const float* vector, const float* angles, float* x) const {
+  const Head& h = head(layer, kv_head);
+  if (side_ == PageSide::key) {
+    h.basis.key({vector, head_dim_}, angles, rope_pairs_, x);
+  } else {
+    h.basis.value({vector, head_dim_}, x);
+  }
+  std::byte* page = layers_[layer].page(sequence, kv_head, position / kPageTokens);
+  if (!h.codec->store(x, page, position % kPageTokens)) return false;
+  return !window_ || window_->store(layer, sequence, kv_head, position, end, x);
+}
+
+std::size_t Side::bytes() const noexcept {
+  std::size_t bytes = window_ ? window_->bytes() : 0;
+  for (const PageStore& layer : layers_) bytes += layer.bytes();
+  return bytes;
+}
+
+std::size_t Side::constant_bytes() const noexcept {
+  std::size_t bytes = angles_ ? angles_->bytes() : 0;
+  for (const auto& codec : codecs_) bytes += codec->constant_bytes();
+  for (const Head& head : heads_) bytes += head.basis.constant_bytes();
+  return bytes;
+}
+
+}  // namespace kvant::cache
