@@ -8,41 +8,27 @@
 #include <vector>
 
 #include "base/error.h"
+#include "eval/metrics.h"
+#include "eval/windows.h"
 
 namespace kvant::eval {
 namespace {
 
-/// Logits held at a time: a window's scored half is run in pieces of this size.
-constexpr std::size_t kLogitBytes = std::size_t{128} << 20;
-
-/// -log softmax(logits)[target], in double. NaN or infinite when the logits are.
-double negative_log_likelihood(std::span<const float> logits, engine::Token target) {
-  const float top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - top);
-  return std::log(sum) + top - logits[static_cast<std::size_t>(target)];
-}
-
 /// Scores windows and keeps the sums.
 class Scorer {
  public:
-  Scorer(engine::Engine& engine, std::size_t context)
-      : engine_(engine),
-        context_(context),
-        piece_rows_(std::clamp<std::size_t>(kLogitBytes / (sizeof(float) * engine.config().vocabulary), 16,
-                                            model::Transformer::kMaxRows)) {}
+  Scorer(engine::Engine& engine, const Windows& windows) : engine_(engine), windows_(windows) {}
 
-  /// Scores the second half of a window; `chunk` is for errors.
-  void add(cache::KvCache& cache, std::span<const engine::Token> window, std::size_t chunk) {
+  /// Scores the second half of a window.
+  void add(cache::KvCache& cache, std::size_t index) {
     cache.truncate(0, 0);
-    const std::size_t first = context_ / 2, last = context_ - 1;  // rows with a target to score
-    engine_.transformer().forward(cache, std::array{model::Input{0, window.first(first), 0}});
-    const std::size_t pieces = (last - first + piece_rows_ - 1) / piece_rows_;
-    for (std::size_t i = 0; i < pieces; ++i) {
-      const std::size_t begin = first + (last - first) * i / pieces, end = first + (last - first) * (i + 1) / pieces;
-      const auto tokens = window.subspan(begin, end - begin);
-      score(engine_.transformer().forward(cache, std::array{model::Input{0, tokens, tokens.size()}}),
-            window.subspan(begin + 1, end - begin), chunk);
+    const std::vector<engine::Token> tokens = windows_.tokens(index);
+    const std::span<const engine::Token> window(tokens);
+    engine_.transformer().forward(cache, std::array{model::Input{0, window.first(windows_.first_scored()), 0}});
+    for (const auto& [begin, end] : windows_.pieces()) {
+      const auto rows = window.subspan(begin, end - begin);
+      score(engine_.transformer().forward(cache, std::array{model::Input{0, rows, rows.size()}}),
+            window.subspan(begin + 1, end - begin), index);
     }
   }
 
@@ -59,8 +45,9 @@ class Scorer {
 
   void score(MatView<const float> logits, std::span<const engine::Token> targets, std::size_t chunk) {
     std::vector<double> losses(targets.size());
-    engine_.pool().run(targets.size(),
-                       [&](std::size_t r, int) { losses[r] = negative_log_likelihood(logits.row(r), targets[r]); });
+    engine_.pool().run(targets.size(), [&](std::size_t r, int) {
+      losses[r] = -normalize(logits.row(r)).log_probability(logits.row(r), static_cast<std::size_t>(targets[r]));
+    });
     for (const double loss : losses) {
       KVANT_CHECK(std::isfinite(loss), ErrorCode::format, "{}: logits of chunk {} are not finite",
                   engine_.file().path(), chunk);
@@ -71,8 +58,7 @@ class Scorer {
   }
 
   engine::Engine& engine_;
-  std::size_t context_;
-  std::size_t piece_rows_;
+  const Windows& windows_;
   double sum_ = 0, sum_squares_ = 0;
   std::size_t tokens_ = 0;
 };
@@ -81,29 +67,18 @@ class Scorer {
 
 PerplexityResult perplexity(engine::Engine& engine, std::span<const engine::Token> text,
                             const PerplexityOptions& options) {
-  const std::size_t context = options.context;
-  KVANT_CHECK(context >= 3, ErrorCode::invalid_argument, "a context of {} tokens is too short, at least 3 are needed",
-              context);
-  KVANT_CHECK(text.size() >= context, ErrorCode::invalid_argument, "the text has {} tokens, less than one window of {}",
-              text.size(), context);
-  const std::size_t available = text.size() / context;
-  const std::size_t chunks = options.chunks == 0 ? available : std::min(options.chunks, available);
-
-  cache::KvCache cache = engine.make_cache(options.k, options.v, context);
-  Scorer scorer(engine, context);
-  std::vector<engine::Token> window;
-  for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
-    const auto source = text.subspan(chunk * context, context);
-    window.assign(source.begin(), source.end());
-    if (engine.tokenizer().add_bos()) window.front() = engine.tokenizer().bos();
-    scorer.add(cache, window, chunk);
-    if (options.progress) options.progress(chunk + 1, chunks, fmt::format("PPL {:.4f}", scorer.perplexity()));
+  const Windows windows(engine, text, options.context, options.chunks);
+  cache::KvCache cache = engine.make_cache(options.k, options.v, options.context);
+  Scorer scorer(engine, windows);
+  for (std::size_t i = 0; i < windows.count(); ++i) {
+    scorer.add(cache, i);
+    if (options.progress) options.progress(i + 1, windows.count(), fmt::format("PPL {:.4f}", scorer.perplexity()));
   }
 
   PerplexityResult result;
   result.perplexity = scorer.perplexity();
   result.standard_error = scorer.standard_error();
-  result.chunks = chunks;
+  result.chunks = windows.count();
   result.tokens = scorer.tokens();
   result.usage = cache.usage();
   return result;
