@@ -39,6 +39,25 @@ template <class Visit>
   }
 }
 
+/// Starts to load what a kernel will read next, a part in each of its steps.
+class Prefetcher {
+ public:
+  Prefetcher(const Upcoming& next, std::size_t steps) noexcept
+      : at_(next.data), left_(next.bytes / kLine), per_step_((left_ + steps - 1) / steps) {}
+
+  [[gnu::always_inline]] void step() noexcept {
+    const std::size_t lines = std::min(left_, per_step_);
+    for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(at_ + i * kLine, 0, 2);
+    at_ += lines * kLine;
+    left_ -= lines;
+  }
+
+ private:
+  static constexpr std::size_t kLine = 64;  // bytes of a cache line
+  const std::byte* at_;
+  std::size_t left_, per_step_;
+};
+
 /// 2^(i/8), i = 0..7, of which codec/scale.h's log8 scales are made.
 inline constexpr std::array<float, 8> kOctave{0x1p0F,        0x1.172b84p0F, 0x1.306fep0F,  0x1.4bfdaep0F,
                                               0x1.6a09e6p0F, 0x1.8ace54p0F, 0x1.ae89fap0F, 0x1.d5818ep0F};

@@ -1,0 +1,173 @@
+#include "kernels/codes/avx512.h"
+
+#ifdef KVANT_X86
+KVANT_TARGET_AVX512_BEGIN
+namespace kvant::kernels::avx512 {
+namespace {
+
+/// The bytes of a page of keys, from its planes.
+template <int bits>
+struct KeyPlanes {
+  const std::byte* page;
+  std::size_t dims;
+  __m512i table;
+
+  explicit KeyPlanes(const CodeScoreArgs& a)
+      : page(a.page), dims(a.pages.layout.padded_dims()), table(load_words(a.pages.table.bytes.data())) {}
+
+  template <int quad>
+  struct Fields {
+    const KeyPlanes& keys;
+    std::size_t block, token;
+
+    template <int width, int first_bit>
+    __m512i get() const {
+      constexpr int kPerWord = 8 / width, kTurn = (width * (quad % kPerWord) - first_bit + 32) % 32;
+      const std::size_t word = (block * width + quad / kPerWord) * kPageTokens + token;
+      return _mm512_ror_epi32(load_words(keys.page + 8 * keys.dims * first_bit + 4 * word), kTurn);
+    }
+  };
+
+  /// Dims 4 quad .. 4 quad + 3 of a block of 32, for 16 tokens.
+  template <int quad>
+  [[gnu::always_inline]] __m512i get(std::size_t block, std::size_t token) const {
+    return bytes_of<bits>(join_planes<bits>(Fields<quad>{*this, block, token}), table);
+  }
+};
+
+/// The same, decoded once for many rows.
+struct KeyBytes {
+  alignas(64) std::array<std::uint8_t, kPageTokens * kMaxCodedDims> bytes;
+
+  template <int bits, int... quads>
+  void decode(const CodeScoreArgs& a, std::integer_sequence<int, quads...>) {
+    const KeyPlanes<bits> planes(a);
+    for (std::size_t block = 0; block < planes.dims / 32; ++block) {
+      for (std::size_t token = 0; token < a.tokens; token += kCodeLanes) {
+        (_mm512_store_si512(bytes.data() + at(block, quads, token), planes.template get<quads>(block, token)), ...);
+      }
+    }
+  }
+  static std::size_t at(std::size_t block, int quad, std::size_t token) {
+    return 4 * ((8 * block + static_cast<std::size_t>(quad)) * kPageTokens + token);
+  }
+  template <int quad>
+  [[gnu::always_inline]] __m512i get(std::size_t block, std::size_t token) const {
+    return _mm512_load_si512(bytes.data() + at(block, quad, token));
+  }
+};
+
+/// Rows of one query plane each, some of all.
+struct ScoreTile {
+  const CodeScoreArgs& args;
+  std::size_t first_row;  // counts planes
+
+  std::size_t planes() const { return static_cast<std::size_t>(args.q.planes); }
+  const std::int8_t* values(std::size_t row, std::size_t dim) const {
+    return args.q.values + (first_row + row) * args.pages.layout.padded_dims() + dim;
+  }
+  std::size_t constants(std::size_t row, const Group& group) const {
+    return (first_row + row) * args.pages.layout.groups() + group.index;
+  }
+  float* logits(std::size_t row, std::size_t token) const {
+    return args.logits + (first_row + row) / planes() * kPageTokens + token;
+  }
+};
+
+template <std::size_t rows, std::size_t width>
+using Sums = __m512i[rows][width];
+
+template <int quad, std::size_t rows, std::size_t width, class Keys>
+[[gnu::always_inline]] inline void add_quad(Sums<rows, width>& sums, const Keys& keys, const ScoreTile& tile,
+                                            std::size_t block, std::size_t token) {
+  __m512i bytes[width];
+  KVANT_UNROLL
+  for (std::size_t t = 0; t < width; ++t) bytes[t] = keys.template get<quad>(block, token + t * kCodeLanes);
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::int8_t* four = tile.values(r, 32 * block + 4 * quad);
+    KVANT_UNROLL
+    for (std::size_t t = 0; t < width; ++t) sums[r][t] = dot_four(sums[r][t], bytes[t], four);
+  }
+}
+
+template <std::size_t rows, std::size_t width>
+[[gnu::always_inline]] inline void add_to_logits(const Sums<rows, width>& sums, const ScoreTile& tile,
+                                                 const Group& group, std::size_t token) {
+  const CodedPages& pages = tile.args.pages;
+  KVANT_UNROLL
+  for (std::size_t t = 0; t < width; ++t) {
+    const __m512 scales = load_scales(pages, tile.args.page, group.index, token + t * kCodeLanes);
+    KVANT_UNROLL
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::size_t c = tile.constants(r, group);
+      const __m512 sum = to_levels(sums[r][t], pages.table.step, pages.table.offset * tile.args.q.sums[c]);
+      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(tile.args.q.units[c]), scales);
+      float* to = tile.logits(r, token + t * kCodeLanes);
+      const bool fresh = group.first == 0 && (tile.first_row + r) % tile.planes() == 0;
+      _mm512_storeu_ps(to, _mm512_fmadd_ps(factor, sum, fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(to)));
+    }
+  }
+}
+
+template <std::size_t rows, class Keys, int... quads>
+[[gnu::always_inline]] inline void score_rows(const Keys& keys, const ScoreTile& tile, Upcoming next,
+                                              std::integer_sequence<int, quads...>) {
+  constexpr std::size_t kWidth = rows > 3 ? 2 : 4;
+  const CodeScoreArgs& a = tile.args;
+  Prefetcher prefetcher(next, kPageTokens / kCodeLanes / kWidth * (a.pages.layout.padded_dims() / 32));
+  for (std::size_t token = 0; token < a.tokens; token += kWidth * kCodeLanes) {
+    for_each_group(a.pages, [&](const Group& group) {
+      Sums<rows, kWidth> sums;
+      KVANT_UNROLL
+      for (auto& row : sums) {
+        KVANT_UNROLL
+        for (__m512i& s : row) s = _mm512_setzero_si512();
+      }
+      for (std::size_t block = group.first / 32; block < (group.first + group.count) / 32; ++block) {
+        prefetcher.step();
+        (add_quad<quads>(sums, keys, tile, block, token), ...);
+      }
+      add_to_logits(sums, tile, group, token);
+    });
+  }
+}
+
+template <std::size_t rows, class Keys>
+void score_tile(const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next) noexcept {
+  score_rows<rows>(keys, {a, first_row}, next, std::make_integer_sequence<int, 8>{});
+}
+
+template <class Keys>
+void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next) {
+  static constexpr std::array<void (*)(const Keys&, const CodeScoreArgs&, std::size_t, Upcoming) noexcept, kCodeRows>
+      kTiles{score_tile<1, Keys>, score_tile<2, Keys>, score_tile<3, Keys>,
+             score_tile<4, Keys>, score_tile<5, Keys>, score_tile<6, Keys>};
+  kTiles[rows - 1](keys, a, first_row, next);
+}
+
+}  // namespace
+
+template <int bits>
+void score_codes(const CodeScoreArgs& a) noexcept {
+  const std::size_t rows = a.rows * static_cast<std::size_t>(a.q.planes);
+  if (rows <= kCodeRows) return score_tile_of(rows, KeyPlanes<bits>(a), a, 0, a.next);
+  KeyBytes keys;
+  keys.decode<bits>(a, std::make_integer_sequence<int, 8>{});
+  for (std::size_t first = 0; first < rows; first += kCodeRows) {
+    score_tile_of(std::min(kCodeRows, rows - first), keys, a, first, first == 0 ? a.next : Upcoming{});
+  }
+}
+
+template void score_codes<1>(const CodeScoreArgs&) noexcept;
+template void score_codes<2>(const CodeScoreArgs&) noexcept;
+template void score_codes<3>(const CodeScoreArgs&) noexcept;
+template void score_codes<4>(const CodeScoreArgs&) noexcept;
+template void score_codes<5>(const CodeScoreArgs&) noexcept;
+template void score_codes<6>(const CodeScoreArgs&) noexcept;
+template void score_codes<7>(const CodeScoreArgs&) noexcept;
+template void score_codes<8>(const CodeScoreArgs&) noexcept;
+
+}  // namespace kvant::kernels::avx512
+KVANT_TARGET_END
+#endif
