@@ -21,10 +21,19 @@ namespace kvant::kernels {
 /// Coefficients of the polynomial: degree 7.
 inline constexpr std::size_t kAnchorTerms = 8;
 
+/// Pairs are padded to a multiple of this many, and blocks of as many share the degree of their polynomials.
+inline constexpr std::size_t kAnchorBlock = 16;
+/// Tokens on either side of a page's middle.
+inline constexpr std::size_t kAnchorHalf = 32;
+
 /// Angles of a model's RoPE at the pages of a context; one for all layers and KV heads. Slow pairs are those of
-/// theta <= slow_theta(); their polynomial's error is below 3e-8 * |Q_j A_j|.
+/// theta <= slow_theta(7); their polynomial's error is below 3e-8 * |Q_j A_j|.
 class AnchorAngles {
  public:
+  /// The largest angle per position at which the polynomial of this degree interpolates e^{i theta (t - 31.5)}, t < 64,
+  /// with an error of at most 3e-8.
+  static double slow_theta(int degree) noexcept;
+
   /// positions 0 .. capacity - 1. Angles are formed in double.
   AnchorAngles(const RopeFrequencies& frequencies, std::size_t capacity);
 
@@ -37,7 +46,9 @@ class AnchorAngles {
   /// Coefficient of u^n, u = (t - 31.5) / 31.5, of cos(31.5 theta_j u) (n even) or sin(31.5 theta_j u) (n odd),
   /// [padded pairs]; 0 for fast pairs.
   const float* terms(std::size_t n) const noexcept;
-  /// cos and sin of theta_j * (t - 31.5), t < 64, for a fast pair.
+  /// How many terms, 0, 4, 6 or 8, the pairs from kAnchorBlock * block on have at most; the further ones are 0.
+  std::size_t block_terms(std::size_t block) const noexcept { return block_terms_[block]; }
+  /// cos and sin of theta_j * (k + 0.5), k < 32, for a fast pair: the page's upper half. The lower half mirrors it.
   const float* fast_cosines(std::size_t pair) const noexcept;
   const float* fast_sines(std::size_t pair) const noexcept;
   /// Bytes of the tables.
@@ -46,10 +57,11 @@ class AnchorAngles {
  private:
   std::size_t pairs_ = 0, padded_ = 0;
   std::vector<char> slow_;
-  AlignedBuffer<float> phases_;  ///< [pages][2][padded]
-  AlignedBuffer<float> terms_;   ///< [kAnchorTerms][padded]
-  AlignedBuffer<float> fast_;    ///< [fast pairs][2][64]
-  std::vector<std::uint16_t> fast_index_;
+  std::vector<std::uint8_t> block_terms_;
+  AlignedBuffer<float> phases_;            ///< [pages][2][padded]
+  AlignedBuffer<float> terms_;             ///< [kAnchorTerms][padded]
+  AlignedBuffer<float> fast_;              ///< [fast pairs][2][32]
+  std::vector<std::uint16_t> fast_index_;  ///< of a fast pair's tables
 };
 
 /// The pairs of one layer and KV head that its anchor keeps: A_j = 0 elsewhere.
