@@ -1,6 +1,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,9 +16,9 @@ struct PlanIdentity {
   double rope_base = 0;
   std::string rope_scaling;  ///< "none", "linear" or "yarn"
   double rope_factor = 1;
-  std::size_t rope_original_context = 0;  ///< 0 without scaling
+  std::size_t rope_original_context = 0;  ///< 0 except with yarn
   double rope_attention_factor = 1;
-  std::uint64_t rope_frequencies = 0;  ///< XXH3-64 of the angles per position, f64 little-endian
+  std::uint64_t rope_details = 0;      ///< XXH3-64 of YaRN's betas (f64) and the frequency factors (f32)
   std::uint64_t key_biases = 0;        ///< XXH3-64 of the K biases of all layers, f32 little-endian
   std::uint64_t attention_shapes = 0;  ///< XXH3-64 of the attention tensors' names and shapes
 
@@ -55,5 +57,20 @@ struct Plan {
 
   friend bool operator==(const Plan&, const Plan&) = default;
 };
+
+/// Parses an untrusted file: a GGUF file whose key kvant.plan.version is 1. Keys and tensors that this version does not
+/// know are passed over; whatever changes the meaning of those it knows has another version. Everything is checked:
+/// sizes, shapes, and that all numbers are finite and no energy is negative. Throws format (unsupported for another
+/// version), with a line that starts with `name` and tells the key or tensor and both values.
+Plan parse_plan(std::span<const std::byte> bytes, const std::string& name);
+/// The bytes of a plan. Throws invalid_argument, naming the field, when the plan is not valid.
+std::vector<std::byte> serialize_plan(const Plan& plan);
+
+/// The same with files; throw io as well. A file is written whole or not at all.
+Plan read_plan(const std::filesystem::path& path);
+void write_plan(const std::filesystem::path& path, const Plan& plan);
+
+/// Throws invalid_argument, naming the field and both values, when the plan, called `name`, was made for another model.
+void check_fits(const Plan& plan, const std::string& name, const PlanIdentity& model);
 
 }  // namespace kvant::codec

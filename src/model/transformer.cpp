@@ -56,6 +56,7 @@ struct Transformer::Impl {
   kernels::RopeFrequencies frequencies;
   std::unique_ptr<Ops> ops;
   Profile profile;
+  Tap* tap = nullptr;
 
   // Activations of a chunk of n rows.
   Activations x;         // [n, E]   the residual stream
@@ -112,6 +113,7 @@ void Transformer::Impl::attention(cache::KvCache& cache, int layer, const cache:
   }
   ops->rope(batch.rope, frequencies.theta.size(), config.head_dim, queries);
 
+  if (tap != nullptr) tap->on_kv(layer, batch, queries, keys, values);
   const Stopwatch watch;
   cache.append(layer, batch, keys, values);  // the cache rotates the keys itself
   cache.attend(layer, batch, queries, out);
@@ -238,6 +240,8 @@ cache::CacheConfig Transformer::cache_config(std::size_t capacity, int sequences
   sizes.sequences = sequences;
   return sizes;
 }
+
+void Transformer::set_tap(Tap* tap) noexcept { impl_->tap = tap; }
 
 const Profile& Transformer::profile() const noexcept { return impl_->profile; }
 void Transformer::reset_profile() noexcept { impl_->profile = {}; }

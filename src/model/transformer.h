@@ -7,6 +7,7 @@
 #include "base/thread_pool.h"
 #include "cache/kv_cache.h"
 #include "model/config.h"
+#include "model/tap.h"
 #include "model/weights.h"
 
 namespace kvant::model {
@@ -48,6 +49,10 @@ class Transformer {
 
   /// The cache sizes that this model needs, f16 by default.
   cache::CacheConfig cache_config(std::size_t capacity, int sequences = 1) const;
+
+  /// Shows the queries, keys and values of every layer and pass from now on to `tap`, which must outlive that; null:
+  /// to nobody.
+  void set_tap(Tap* tap) noexcept;
 
   const Profile& profile() const noexcept;
   void reset_profile() noexcept;

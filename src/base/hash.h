@@ -1,0 +1,11 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace kvant {
+
+/// XXH3-64 (Collet, xxHash specification) of some bytes: names content, not meant against forgery.
+std::uint64_t hash_bytes(std::span<const std::byte> bytes) noexcept;
+
+}  // namespace kvant
