@@ -120,14 +120,6 @@ AnchorAngles::AnchorAngles(const RopeFrequencies& frequencies, std::size_t capac
   }
 }
 
-const float* AnchorAngles::cosines(std::size_t page) const noexcept { return phases_.data() + page * 2 * padded_; }
-const float* AnchorAngles::sines(std::size_t page) const noexcept { return cosines(page) + padded_; }
-const float* AnchorAngles::terms(std::size_t n) const noexcept { return terms_.data() + n * padded_; }
-const float* AnchorAngles::fast_cosines(std::size_t pair) const noexcept {
-  return fast_.data() + fast_index_[pair] * 2 * kAnchorHalf;
-}
-const float* AnchorAngles::fast_sines(std::size_t pair) const noexcept { return fast_cosines(pair) + kAnchorHalf; }
-
 std::size_t AnchorAngles::bytes() const noexcept {
   return phases_.size_bytes() + terms_.size_bytes() + fast_.size_bytes() + slow_.size() + block_terms_.size() +
          fast_index_.size() * sizeof fast_index_[0];

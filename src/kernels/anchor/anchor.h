@@ -41,16 +41,18 @@ class AnchorAngles {
   std::size_t padded_pairs() const noexcept { return padded_; }  ///< a multiple of 16
   bool slow(std::size_t pair) const noexcept { return slow_[pair]; }
   /// m cos and m sin of theta_j * (64 page + 31.5), [padded pairs] each
-  const float* cosines(std::size_t page) const noexcept;
-  const float* sines(std::size_t page) const noexcept;
+  const float* cosines(std::size_t page) const noexcept { return phases_.data() + page * 2 * padded_; }
+  const float* sines(std::size_t page) const noexcept { return cosines(page) + padded_; }
   /// Coefficient of u^n, u = (t - 31.5) / 31.5, of cos(31.5 theta_j u) (n even) or sin(31.5 theta_j u) (n odd),
   /// [padded pairs]; 0 for fast pairs.
-  const float* terms(std::size_t n) const noexcept;
+  const float* terms(std::size_t n) const noexcept { return terms_.data() + n * padded_; }
   /// How many terms, 0, 4, 6 or 8, the pairs from kAnchorBlock * block on have at most; the further ones are 0.
   std::size_t block_terms(std::size_t block) const noexcept { return block_terms_[block]; }
   /// cos and sin of theta_j * (k + 0.5), k < 32, for a fast pair: the page's upper half. The lower half mirrors it.
-  const float* fast_cosines(std::size_t pair) const noexcept;
-  const float* fast_sines(std::size_t pair) const noexcept;
+  const float* fast_cosines(std::size_t pair) const noexcept {
+    return fast_.data() + fast_index_[pair] * 2 * kAnchorHalf;
+  }
+  const float* fast_sines(std::size_t pair) const noexcept { return fast_cosines(pair) + kAnchorHalf; }
   /// Bytes of the tables.
   std::size_t bytes() const noexcept;
 

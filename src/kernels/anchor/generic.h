@@ -80,59 +80,78 @@ template <std::size_t rows>
   }
 }
 
-/// The parts of a row that are even and odd about the middle of the page, over its upper half.
+/// The parts of some rows that are even and odd about the middle of the page, over its upper half.
+template <std::size_t rows>
 struct Halves {
-  F32 even[kVectors], odd[kVectors];
+  F32 even[rows][kVectors], odd[rows][kVectors];
 };
 
-[[gnu::always_inline]] inline void evaluate(const float* c, Halves& h) noexcept {
+template <std::size_t rows>
+[[gnu::always_inline]] inline void evaluate(const float (&c)[rows][kAnchorTerms], Halves<rows>& h) noexcept {
   KVANT_UNROLL
   for (std::size_t v = 0; v < kVectors; ++v) {
-    const F32 square = load(kPositions.square + v * kLanes);
-    F32 even = broadcast(c[6]), odd = broadcast(c[7]);
+    const F32 square = load(kPositions.square + v * kLanes), u = load(kPositions.u + v * kLanes);
     KVANT_UNROLL
-    for (std::size_t n = 6; n > 0; n -= 2) {
-      even = fma(even, square, broadcast(c[n - 2]));
-      odd = fma(odd, square, broadcast(c[n - 1]));
+    for (std::size_t r = 0; r < rows; ++r) {
+      F32 even = broadcast(c[r][6]), odd = broadcast(c[r][7]);
+      KVANT_UNROLL
+      for (std::size_t n = 6; n > 0; n -= 2) {
+        even = fma(even, square, broadcast(c[r][n - 2]));
+        odd = fma(odd, square, broadcast(c[r][n - 1]));
+      }
+      h.even[r][v] = even;
+      h.odd[r][v] = odd * u;
     }
-    h.even[v] = even;
-    h.odd[v] = odd * load(kPositions.u + v * kLanes);
   }
 }
 
-[[gnu::always_inline]] inline void add_fast(const AnchorArgs& a, std::size_t row, Halves& h) noexcept {
-  const float* re = a.re + row * a.angles.padded_pairs();
-  const float* im = a.im + row * a.angles.padded_pairs();
+template <std::size_t rows>
+[[gnu::always_inline]] inline void add_fast(const AnchorArgs& a, std::size_t first_row, Halves<rows>& h) noexcept {
+  const std::size_t padded = a.angles.padded_pairs();
+  const float* re = a.re + first_row * padded;
+  const float* im = a.im + first_row * padded;
   const float* cosines = a.angles.cosines(a.page);
   const float* sines = a.angles.sines(a.page);
   for (const std::size_t j : a.anchor.fast) {
-    const F32 x = broadcast(re[j] * cosines[j] - im[j] * sines[j]);
-    const F32 y = broadcast(re[j] * sines[j] + im[j] * cosines[j]);
     const float* cosine = a.angles.fast_cosines(j);
     const float* sine = a.angles.fast_sines(j);
+    F32 x[rows], y[rows];
+    KVANT_UNROLL
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float real = re[r * padded + j], imaginary = im[r * padded + j];
+      x[r] = broadcast(real * cosines[j] - imaginary * sines[j]);
+      y[r] = broadcast(real * sines[j] + imaginary * cosines[j]);
+    }
     KVANT_UNROLL
     for (std::size_t v = 0; v < kVectors; ++v) {
-      h.even[v] = fma(x, load(cosine + v * kLanes), h.even[v]);
-      h.odd[v] = fma(y, load(sine + v * kLanes), h.odd[v]);
+      const F32 c = load(cosine + v * kLanes), s = load(sine + v * kLanes);
+      KVANT_UNROLL
+      for (std::size_t r = 0; r < rows; ++r) {
+        h.even[r][v] = fma(x[r], c, h.even[r][v]);
+        h.odd[r][v] = fma(y[r], s, h.odd[r][v]);
+      }
     }
   }
 }
 
 template <std::size_t rows>
 void add_rows(const AnchorArgs& a, std::size_t first_row) noexcept {
-  float coefficients[rows][kAnchorTerms] = {};
-  if (a.anchor.slow_first < a.anchor.slow_last) polynomial(a, first_row, coefficients);
+  Halves<rows> h{};
+  if (a.anchor.slow_first < a.anchor.slow_last) {
+    float coefficients[rows][kAnchorTerms];
+    polynomial(a, first_row, coefficients);
+    evaluate(coefficients, h);
+  }
+  add_fast(a, first_row, h);
+  KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
-    Halves h;
-    evaluate(coefficients[r], h);
-    add_fast(a, first_row + r, h);
     float* upper = a.logits + (first_row + r) * 2 * kAnchorHalf + kAnchorHalf;
     KVANT_UNROLL
     for (std::size_t v = 0; v < kVectors; ++v) {
       float* above = upper + v * kLanes;
       float* below = upper - (v + 1) * kLanes;
-      store(above, load(above) + (h.even[v] - h.odd[v]));
-      store(below, load(below) + reverse(h.even[v] + h.odd[v]));
+      store(above, load(above) + (h.even[r][v] - h.odd[r][v]));
+      store(below, load(below) + reverse(h.even[r][v] + h.odd[r][v]));
     }
   }
 }
