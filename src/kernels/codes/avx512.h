@@ -60,6 +60,12 @@ template <int bits>
   return _mm512_dpbusd_epi32(sums, bytes, _mm512_set1_epi32(word));
 }
 
+/// The vector's words, turned right.
+template <int count>
+__m512i turn_right(__m512i words) {
+  return count == 0 ? words : _mm512_ror_epi32(words, count);
+}
+
 /// Scales of 16 tokens.
 inline __m512 load_scales(const CodedPages& pages, const std::byte* page, std::size_t group, std::size_t token) {
   const std::byte* p = page + pages.layout.scale_offset(group, token);
@@ -75,10 +81,16 @@ inline __m512 load_scales(const CodedPages& pages, const std::byte* page, std::s
       _mm512_maskz_add_epi32(_mm512_test_epi32_mask(stored, stored), fraction, _mm512_slli_epi32(exponent, 23)));
 }
 
-/// step * sums - offset
-inline __m512 to_levels(__m512i sums, std::int32_t step, std::int32_t offset) {
-  return _mm512_cvtepi32_ps(
-      _mm512_sub_epi32(_mm512_mullo_epi32(sums, _mm512_set1_epi32(step)), _mm512_set1_epi32(offset)));
+/// What the sums of a table's bytes with whole numbers that sum to `whole` start from, so that after_sums of them are
+/// the sums of the levels.
+template <int bits>
+__m512i before_sums(const CodeTable& table, std::int32_t whole) {
+  return bits > 6 ? _mm512_setzero_si512() : _mm512_set1_epi32(-table.offset * whole);
+}
+template <int bits>
+__m512 after_sums(__m512i sums, const CodeTable& table, std::int32_t whole) {
+  if constexpr (bits <= 6) return _mm512_cvtepi32_ps(sums);
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(sums, sums), _mm512_set1_epi32(table.offset * whole)));
 }
 
 }  // namespace kvant::kernels::avx512

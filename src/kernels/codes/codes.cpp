@@ -38,13 +38,13 @@ CodeTable make_code_table(const codec::Quantizer& quantizer) {
   table.bits = quantizer.bits;
   KVANT_CHECK(table.bits >= 1 && table.bits <= 8 && levels.size() == std::size_t{1} << table.bits,
               ErrorCode::invalid_argument, "code table: {} levels of {} bits", levels.size(), table.bits);
-  if (quantizer.kind == codec::QuantizerKind::uni) {
-    table.step = levels[1] - levels[0];
+  if (table.bits > 6) {
+    KVANT_CHECK(quantizer.kind == codec::QuantizerKind::uni, ErrorCode::unsupported,
+                "code table: {} bits of lm, expected at most 6", table.bits);
+    table.step = 2;
     table.offset = -levels[0];
-    for (std::size_t i = 0; i < 64; ++i) table.bytes[i] = static_cast<std::uint8_t>(i % levels.size());
     return table;
   }
-  KVANT_CHECK(table.bits <= 6, ErrorCode::unsupported, "code table: {} bits of lm, expected at most 6", table.bits);
   table.offset = 128;
   for (std::size_t i = 0; i < 64; ++i) {
     table.bytes[i] = static_cast<std::uint8_t>(levels[i % levels.size()] + table.offset);
@@ -55,14 +55,14 @@ CodeTable make_code_table(const codec::Quantizer& quantizer) {
 void quantize_query(const CodedPages& pages, const float* q, int planes, std::int8_t* values, float* units,
                     std::int32_t* sums) noexcept {
   const std::size_t dims = pages.layout.padded_dims(), groups = pages.layout.groups();
-  for_each_group(pages, [&](const Group& group) {
+  for (Group group = group_at(pages, 0); group.count > 0; group = group_at(pages, group.first + group.count)) {
     float rest[kMaxCodedDims];
     std::copy_n(q + group.first, group.count, rest);
     for (std::size_t p = 0; p < static_cast<std::size_t>(planes); ++p) {
       units[p * groups + group.index] =
           quantize_group(rest, group.count, values + p * dims + group.first, sums[p * groups + group.index]);
     }
-  });
+  }
 }
 
 #define KVANT_KERNELS(tier)        \

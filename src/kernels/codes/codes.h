@@ -17,7 +17,8 @@
 /// same bits whatever other rows stand beside it. All kernels are noexcept and allocate nothing.
 namespace kvant::kernels {
 
-/// A code as a number: level = step * bytes[code] - offset. Above 6 bits bytes[code] is the code itself.
+/// A code as a number: level = step * bytes[code] - offset. Above 6 bits bytes[code] is the code itself and step 2, up
+/// to 6 bits step is 1 and offset 128.
 struct CodeTable {
   int bits = 0;                          ///< 1..8
   std::array<std::uint8_t, 64> bytes{};  ///< 2^bits entries, repeated to fill all 64

@@ -28,15 +28,15 @@ struct Group {
   std::size_t index, first, count;
 };
 
-/// Calls visit(Group) for each group of the pages, in order.
-template <class Visit>
-[[gnu::always_inline]] inline void for_each_group(const CodedPages& pages, Visit visit) {
+/// The group that starts at a dim; its count is 0 where the dims end. To visit all groups:
+/// `for (Group g = group_at(pages, 0); g.count > 0; g = group_at(pages, g.first + g.count))`.
+inline Group group_at(const CodedPages& pages, std::size_t dim) noexcept {
   const std::uint16_t* groups = pages.block_groups.data();
-  const std::size_t blocks = pages.block_groups.size();
-  for (std::size_t first = 0, last = 0; first < blocks; first = last) {
-    while (last < blocks && groups[last] == groups[first]) ++last;
-    visit(Group{groups[first], first * codec::kPageDimBlock, (last - first) * codec::kPageDimBlock});
-  }
+  const std::size_t blocks = pages.block_groups.size(), first = dim / codec::kPageDimBlock;
+  if (first >= blocks) return {0, dim, 0};
+  std::size_t last = first + 1;
+  while (last < blocks && groups[last] == groups[first]) ++last;
+  return {groups[first], dim, (last - first) * codec::kPageDimBlock};
 }
 
 /// Starts to load what a kernel will read next, a part in each of its steps.

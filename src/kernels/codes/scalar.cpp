@@ -51,7 +51,7 @@ void score(const CodeScoreArgs& a) noexcept {
   const std::size_t dims = bytes.dims, groups = a.pages.layout.groups();
   const auto planes = static_cast<std::size_t>(a.q.planes);
   for (std::size_t r = 0; r < a.rows; ++r) std::fill_n(a.logits + r * kPageTokens, a.tokens, 0.0F);
-  for_each_group(a.pages, [&](const Group& g) {
+  for (Group g = group_at(a.pages, 0); g.count > 0; g = group_at(a.pages, g.first + g.count)) {
     for (std::size_t t = 0; t < a.tokens; ++t) {
       const float scale = scale_of(a.pages, a.page, g.index, t);
       for (std::size_t row = 0; row < a.rows * planes; ++row) {
@@ -62,7 +62,7 @@ void score(const CodeScoreArgs& a) noexcept {
         a.logits[row / planes * kPageTokens + t] += a.q.units[row * groups + g.index] * scale * static_cast<float>(sum);
       }
     }
-  });
+  }
 }
 
 /// Rounds the products of a row's weights with the scales of a group to whole numbers. Returns their unit.
@@ -81,7 +81,7 @@ float quantize_weights(const float* weights, const float* scales, std::size_t to
 
 void mix(const CodeMixArgs& a) noexcept {
   const PageBytes bytes(a.pages, a.page, a.tokens);
-  for_each_group(a.pages, [&](const Group& g) {
+  for (Group g = group_at(a.pages, 0); g.count > 0; g = group_at(a.pages, g.first + g.count)) {
     float scales[kPageTokens];
     for (std::size_t t = 0; t < a.tokens; ++t) scales[t] = scale_of(a.pages, a.page, g.index, t);
     for (std::size_t r = 0; r < a.rows; ++r) {
@@ -96,7 +96,7 @@ void mix(const CodeMixArgs& a) noexcept {
         out = a.rescale[r] * out + unit * static_cast<float>(a.pages.table.step * sum - offset);
       }
     }
-  });
+  }
 }
 
 }  // namespace

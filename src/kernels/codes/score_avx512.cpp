@@ -8,6 +8,7 @@ namespace {
 /// The bytes of a page of keys, from its planes.
 template <int bits>
 struct KeyPlanes {
+  static constexpr int kBits = bits;
   const std::byte* page;
   std::size_t dims;
   __m512i table;
@@ -17,60 +18,64 @@ struct KeyPlanes {
 
   template <int quad>
   struct Fields {
-    const KeyPlanes& keys;
-    std::size_t block, token;
+    const std::byte* page;
+    std::size_t dims, block, token;
 
     template <int width, int first_bit>
-    __m512i get() const {
+    [[gnu::always_inline]] __m512i get() const {
       constexpr int kPerWord = 8 / width, kTurn = (width * (quad % kPerWord) - first_bit + 32) % 32;
       const std::size_t word = (block * width + quad / kPerWord) * kPageTokens + token;
-      return _mm512_ror_epi32(load_words(keys.page + 8 * keys.dims * first_bit + 4 * word), kTurn);
+      return turn_right<kTurn>(load_words(page + 8 * dims * first_bit + 4 * word));
     }
   };
 
   /// Dims 4 quad .. 4 quad + 3 of a block of 32, for 16 tokens.
   template <int quad>
   [[gnu::always_inline]] __m512i get(std::size_t block, std::size_t token) const {
-    return bytes_of<bits>(join_planes<bits>(Fields<quad>{*this, block, token}), table);
+    return bytes_of<bits>(join_planes<bits>(Fields<quad>{page, dims, block, token}), table);
   }
 };
 
 /// The same, decoded once for many rows.
+template <int bits>
 struct KeyBytes {
-  alignas(64) std::array<std::uint8_t, kPageTokens * kMaxCodedDims> bytes;
+  static constexpr int kBits = bits;
+  const std::uint8_t* bytes;
 
-  template <int bits, int... quads>
-  void decode(const CodeScoreArgs& a, std::integer_sequence<int, quads...>) {
-    const KeyPlanes<bits> planes(a);
-    for (std::size_t block = 0; block < planes.dims / 32; ++block) {
-      for (std::size_t token = 0; token < a.tokens; token += kCodeLanes) {
-        (_mm512_store_si512(bytes.data() + at(block, quads, token), planes.template get<quads>(block, token)), ...);
-      }
-    }
-  }
   static std::size_t at(std::size_t block, int quad, std::size_t token) {
     return 4 * ((8 * block + static_cast<std::size_t>(quad)) * kPageTokens + token);
   }
   template <int quad>
   [[gnu::always_inline]] __m512i get(std::size_t block, std::size_t token) const {
-    return _mm512_load_si512(bytes.data() + at(block, quad, token));
+    return _mm512_load_si512(bytes + at(block, quad, token));
   }
 };
 
-/// Rows of one query plane each, some of all.
+template <int bits, int... quads>
+void decode(const CodeScoreArgs& a, std::uint8_t* bytes, std::integer_sequence<int, quads...>) {
+  const KeyPlanes<bits> planes(a);
+  for (std::size_t block = 0; block < planes.dims / 32; ++block) {
+    for (std::size_t token = 0; token < a.tokens; token += kCodeLanes) {
+      (_mm512_store_si512(bytes + KeyBytes<bits>::at(block, quads, token), planes.template get<quads>(block, token)),
+       ...);
+    }
+  }
+}
+
+/// Some rows of one query plane each.
 struct ScoreTile {
   const CodeScoreArgs& args;
-  std::size_t first_row;  // counts planes
+  std::size_t first_row, planes, dims;
+  const std::int8_t* values;
 
-  std::size_t planes() const { return static_cast<std::size_t>(args.q.planes); }
-  const std::int8_t* values(std::size_t row, std::size_t dim) const {
-    return args.q.values + (first_row + row) * args.pages.layout.padded_dims() + dim;
-  }
+  ScoreTile(const CodeScoreArgs& a, std::size_t first)
+      : args(a),
+        first_row(first),
+        planes(static_cast<std::size_t>(a.q.planes)),
+        dims(a.pages.layout.padded_dims()),
+        values(a.q.values + first * dims) {}
   std::size_t constants(std::size_t row, const Group& group) const {
     return (first_row + row) * args.pages.layout.groups() + group.index;
-  }
-  float* logits(std::size_t row, std::size_t token) const {
-    return args.logits + (first_row + row) / planes() * kPageTokens + token;
   }
 };
 
@@ -78,58 +83,60 @@ template <std::size_t rows, std::size_t width>
 using Sums = __m512i[rows][width];
 
 template <int quad, std::size_t rows, std::size_t width, class Keys>
-[[gnu::always_inline]] inline void add_quad(Sums<rows, width>& sums, const Keys& keys, const ScoreTile& tile,
-                                            std::size_t block, std::size_t token) {
+[[gnu::always_inline]] inline void add_quad(Sums<rows, width>& sums, const Keys& keys, const std::int8_t* values,
+                                            std::size_t dims, std::size_t block, std::size_t token) {
   __m512i bytes[width];
   KVANT_UNROLL
   for (std::size_t t = 0; t < width; ++t) bytes[t] = keys.template get<quad>(block, token + t * kCodeLanes);
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
-    const std::int8_t* four = tile.values(r, 32 * block + 4 * quad);
+    const std::int8_t* four = values + r * dims + 32 * block + 4 * quad;
     KVANT_UNROLL
     for (std::size_t t = 0; t < width; ++t) sums[r][t] = dot_four(sums[r][t], bytes[t], four);
   }
 }
 
-template <std::size_t rows, std::size_t width>
+template <int bits, std::size_t rows, std::size_t width>
 [[gnu::always_inline]] inline void add_to_logits(const Sums<rows, width>& sums, const ScoreTile& tile,
                                                  const Group& group, std::size_t token) {
-  const CodedPages& pages = tile.args.pages;
+  const CodeScoreArgs& a = tile.args;
   KVANT_UNROLL
   for (std::size_t t = 0; t < width; ++t) {
-    const __m512 scales = load_scales(pages, tile.args.page, group.index, token + t * kCodeLanes);
+    const __m512 scales = load_scales(a.pages, a.page, group.index, token + t * kCodeLanes);
     KVANT_UNROLL
     for (std::size_t r = 0; r < rows; ++r) {
-      const std::size_t c = tile.constants(r, group);
-      const __m512 sum = to_levels(sums[r][t], pages.table.step, pages.table.offset * tile.args.q.sums[c]);
-      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(tile.args.q.units[c]), scales);
-      float* to = tile.logits(r, token + t * kCodeLanes);
-      const bool fresh = group.first == 0 && (tile.first_row + r) % tile.planes() == 0;
+      const std::size_t c = tile.constants(r, group), row = tile.first_row + r;
+      const __m512 sum = after_sums<bits>(sums[r][t], a.pages.table, a.q.sums[c]);
+      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(a.q.units[c]), scales);
+      float* to = a.logits + row / tile.planes * kPageTokens + token + t * kCodeLanes;
+      const bool fresh = group.first == 0 && row % tile.planes == 0;
       _mm512_storeu_ps(to, _mm512_fmadd_ps(factor, sum, fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(to)));
     }
   }
 }
 
 template <std::size_t rows, class Keys, int... quads>
-[[gnu::always_inline]] inline void score_rows(const Keys& keys, const ScoreTile& tile, Upcoming next,
+[[gnu::always_inline]] inline void score_rows(const Keys keys, const ScoreTile tile, Upcoming next,
                                               std::integer_sequence<int, quads...>) {
-  constexpr std::size_t kWidth = rows > 3 ? 2 : 4;
+  constexpr std::size_t kWidth = rows > 3 ? 2 : 4, kStep = kWidth * kCodeLanes;
   const CodeScoreArgs& a = tile.args;
-  Prefetcher prefetcher(next, kPageTokens / kCodeLanes / kWidth * (a.pages.layout.padded_dims() / 32));
-  for (std::size_t token = 0; token < a.tokens; token += kWidth * kCodeLanes) {
-    for_each_group(a.pages, [&](const Group& group) {
+  Prefetcher prefetcher(next, kPageTokens / kStep * (tile.dims / codec::kPageDimBlock));
+  for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
+    for (std::size_t token = 0; token < a.tokens; token += kStep) {
       Sums<rows, kWidth> sums;
       KVANT_UNROLL
-      for (auto& row : sums) {
+      for (std::size_t r = 0; r < rows; ++r) {
         KVANT_UNROLL
-        for (__m512i& s : row) s = _mm512_setzero_si512();
+        for (std::size_t t = 0; t < kWidth; ++t) {
+          sums[r][t] = before_sums<Keys::kBits>(a.pages.table, a.q.sums[tile.constants(r, group)]);
+        }
       }
       for (std::size_t block = group.first / 32; block < (group.first + group.count) / 32; ++block) {
         prefetcher.step();
-        (add_quad<quads>(sums, keys, tile, block, token), ...);
+        (add_quad<quads>(sums, keys, tile.values, tile.dims, block, token), ...);
       }
-      add_to_logits(sums, tile, group, token);
-    });
+      add_to_logits<Keys::kBits>(sums, tile, group, token);
+    }
   }
 }
 
@@ -152,8 +159,9 @@ template <int bits>
 void score_codes(const CodeScoreArgs& a) noexcept {
   const std::size_t rows = a.rows * static_cast<std::size_t>(a.q.planes);
   if (rows <= kCodeRows) return score_tile_of(rows, KeyPlanes<bits>(a), a, 0, a.next);
-  KeyBytes keys;
-  keys.decode<bits>(a, std::make_integer_sequence<int, 8>{});
+  alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
+  decode<bits>(a, bytes, std::make_integer_sequence<int, 8>{});
+  const KeyBytes<bits <= 6 ? 6 : 8> keys{bytes};
   for (std::size_t first = 0; first < rows; first += kCodeRows) {
     score_tile_of(std::min(kCodeRows, rows - first), keys, a, first, first == 0 ? a.next : Upcoming{});
   }
