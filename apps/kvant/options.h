@@ -33,6 +33,7 @@ Command add_run(CLI::App& app);
 Command add_tokenize(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_perplexity(CLI::App& app);
+Command add_eval(CLI::App& app);
 Command add_bench(CLI::App& app);
 
 /// -m -t --precision

@@ -110,6 +110,18 @@ std::string Table::text(bool colour) const {
   return out;
 }
 
+std::string Table::markdown() const {
+  std::string out;
+  for (const auto& row : rows_) {
+    for (const std::string& cell : row) out += "| " + cell + " ";
+    out += "|\n";
+    if (&row != &rows_.front()) continue;
+    for (const bool left : left_) out += left ? "|---" : "|---:";
+    out += "|\n";
+  }
+  return out;
+}
+
 Progress::Progress(std::string label, std::string unit)
     : label_(std::move(label)),
       unit_(std::move(unit)),

@@ -37,6 +37,8 @@ class Table {
   /// Adds a row of as many cells as there are headers.
   void add(std::vector<std::string> cells);
   std::string text(bool colour) const;
+  /// The same as a Markdown table.
+  std::string markdown() const;
 
  private:
   std::vector<bool> left_;

@@ -84,9 +84,8 @@ class Comparison {
   }
 
   void check_finite(bool finite, const CachePair& spec) const {
-    KVANT_CHECK(finite, ErrorCode::format, "{}: logits of chunk {} with cache {}/{} are not finite",
-                engine_.file().path(), window_, codec::to_string(spec.k),
-                codec::to_string(spec.v, codec::PageSide::value));
+    KVANT_CHECK(finite, ErrorCode::format, "{}: logits of chunk {} with cache {} are not finite", engine_.file().path(),
+                window_, to_string(spec));
   }
 
   /// Keeps the logits and what they are normalized by: the next forward pass overwrites them.

@@ -5,16 +5,11 @@
 #include <vector>
 
 #include "base/progress.h"
-#include "codec/spec.h"
 #include "engine/engine.h"
+#include "eval/cache_pair.h"
 #include "eval/metrics.h"
 
 namespace kvant::eval {
-
-/// How keys and values are stored.
-struct CachePair {
-  codec::CacheSpec k = {}, v = {};
-};
 
 struct CompareOptions {
   std::size_t context = 512;

@@ -31,7 +31,7 @@ void expect_keys(const json& object, const std::vector<std::string>& keys) {
 
 TEST(Help, EveryCommandHasAnExample) {
   EXPECT_THAT(run({"--help"}).out, HasSubstr("Example: kvant run"));
-  for (const char* command : {"run", "tokenize", "inspect", "perplexity", "bench"}) {
+  for (const char* command : {"run", "tokenize", "inspect", "perplexity", "eval", "bench"}) {
     const Result result = run({command, "--help"});
     EXPECT_EQ(result.status, 0);
     EXPECT_EQ(result.err, "");

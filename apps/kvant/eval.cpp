@@ -1,0 +1,194 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "eval/compare.h"
+#include "options.h"
+#include "terminal.h"
+
+namespace kvant::app {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Options {
+  ModelOptions model;
+  TextOptions text;
+  std::vector<std::string> caches;
+  std::string reference = "f16";
+  std::vector<std::size_t> contexts{512};
+  std::size_t chunks = 0;
+  bool noise_floor = false;
+  OutputOptions output;
+  bool json = false, markdown = false;
+};
+
+std::vector<eval::CachePair> parse_caches(const Options& options) {
+  std::vector<eval::CachePair> pairs;
+  try {
+    for (const std::string& text : options.caches) {
+      const auto more = eval::parse_cache_list(text);
+      pairs.insert(pairs.end(), more.begin(), more.end());
+    }
+  } catch (const Error& e) {
+    throw Error(e.code(), fmt::format("--cache: {}", e.what()));
+  }
+  return pairs;
+}
+
+std::string k_name(const eval::CacheResult& row) { return codec::to_string(row.cache.k); }
+std::string v_name(const eval::CacheResult& row) { return codec::to_string(row.cache.v, codec::PageSide::value); }
+
+/// Three significant digits: "0.00483", "1.2e-09", "0".
+std::string digits(double value) { return fmt::format("{:.3g}", value); }
+
+void add_row(Table& table, const eval::CacheResult& row, const std::string& name) {
+  const eval::Summary& all = row.all;
+  table.add({name, v_name(row), fmt::format("{:.2f}", row.usage.k_bpv), fmt::format("{:.2f}", row.usage.v_bpv),
+             format_bytes(static_cast<double>(row.usage.bytes())),
+             fmt::format("{} +- {:.2g}", digits(all.kld_mean), all.kld_se), digits(all.kld_median), digits(all.kld_p99),
+             digits(all.kld_max), fmt::format("{:.2f}", 100 * all.top1),
+             fmt::format("{:.2f}", 100 * all.rms_probability),
+             fmt::format("{:.4f} [{:.4f}, {:.4f}]", all.ppl_ratio, all.ppl_ratio_range.low, all.ppl_ratio_range.high),
+             digits(row.last_quarter.kld_mean), fmt::format("{:.4f}", row.last_quarter.ppl_ratio)});
+}
+
+std::string result_text(const Options& options, const std::vector<eval::CompareResult>& results, bool colour) {
+  std::string out;
+  for (const eval::CompareResult& result : results) {
+    out += fmt::format("{}context {}, {} chunks, {} tokens: reference {} has perplexity {:.4f}, {}\n\n",
+                       out.empty() ? "" : "\n", result.context, result.chunks, result.tokens, options.reference,
+                       result.perplexity, format_bytes(static_cast<double>(result.usage.bytes())));
+    Table table({"<K", "<V", "K bpv", "V bpv", "cache", "KLD mean", "median", "p99", "max", "top-1 %", "rms dp %",
+                 "PPL ratio [95 %]", "last 1/4 KLD", "PPL ratio"});
+    for (const eval::CacheResult& row : result.caches) add_row(table, row, k_name(row));
+    if (result.noise_floor) add_row(table, *result.noise_floor, "noise floor");
+    out += options.markdown ? table.markdown() : table.text(colour);
+  }
+  return out;
+}
+
+/// Of the last quarter, and of the whole with more added to it.
+ordered_json summary_json(const eval::Summary& summary) {
+  return {{"tokens", summary.tokens},
+          {"kld_mean", summary.kld_mean},
+          {"kld_se", summary.kld_se},
+          {"kld_median", summary.kld_median},
+          {"kld_p90", summary.kld_p90},
+          {"kld_p95", summary.kld_p95},
+          {"kld_p99", summary.kld_p99},
+          {"kld_p999", summary.kld_p999},
+          {"kld_max", summary.kld_max},
+          {"top1", summary.top1},
+          {"top1_lo", summary.top1_range.low},
+          {"top1_hi", summary.top1_range.high},
+          {"rms_probability", summary.rms_probability},
+          {"ln_ppl_ratio", summary.log_ppl_ratio},
+          {"ppl_ratio", summary.ppl_ratio},
+          {"ppl_ratio_lo", summary.ppl_ratio_range.low},
+          {"ppl_ratio_hi", summary.ppl_ratio_range.high}};
+}
+
+ordered_json row_json(const eval::CacheResult& row, std::size_t context) {
+  ordered_json document = {{"k", k_name(row)}, {"v", v_name(row)}, {"plan", nullptr}, {"context", context}};
+  document.update(summary_json(row.all));
+  document["perplexity"] = row.perplexity;
+  document["k_bpv"] = row.usage.k_bpv;
+  document["v_bpv"] = row.usage.v_bpv;
+  document["cache_bytes"] = row.usage.bytes();
+  document["last_quarter"] = summary_json(row.last_quarter);
+  document["positions"] = ordered_json::array();
+  for (const eval::PositionRange& part : row.positions) {
+    document["positions"].push_back(
+        {{"begin", part.begin}, {"end", part.end}, {"kld_mean", part.kld_mean}, {"kld_se", part.kld_se}});
+  }
+  return document;
+}
+
+std::string result_json(const Options& options, const std::vector<eval::CompareResult>& results) {
+  ordered_json reference = {{"k", options.reference}, {"v", options.reference}, {"contexts", ordered_json::array()}};
+  ordered_json rows = ordered_json::array(), floors = ordered_json::array();
+  for (const eval::CompareResult& result : results) {
+    reference["contexts"].push_back({{"context", result.context},
+                                     {"chunks", result.chunks},
+                                     {"tokens", result.tokens},
+                                     {"perplexity", result.perplexity},
+                                     {"k_bpv", result.usage.k_bpv},
+                                     {"v_bpv", result.usage.v_bpv},
+                                     {"cache_bytes", result.usage.bytes()}});
+    for (const eval::CacheResult& row : result.caches) rows.push_back(row_json(row, result.context));
+    if (result.noise_floor) floors.push_back(row_json(*result.noise_floor, result.context));
+  }
+  ordered_json document = {{"model", options.model.model},
+                           {"text", options.text.source()},
+                           {"precision", options.model.precision},
+                           {"reference", reference},
+                           {"results", rows}};
+  if (options.noise_floor) document["noise_floor"] = floors;
+  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+void run(const Options& options) {
+  eval::CompareOptions settings;
+  settings.caches = parse_caches(options);
+  const codec::CacheSpec reference = codec::parse_cache_spec(options.reference);
+  settings.reference = {reference, reference};
+  settings.chunks = options.chunks;
+  settings.noise_floor = options.noise_floor;
+  Output output(options.output);
+  const std::string text = options.text.read();
+  engine::Engine engine = options.model.open();
+  const auto tokens = encode_text(engine.tokenizer(), text, false, options.text.source());
+  const std::size_t longest = *std::max_element(options.contexts.begin(), options.contexts.end());
+  KVANT_CHECK(tokens.size() >= longest, ErrorCode::invalid_argument, "{}: {} tokens, less than one window of {} (-c)",
+              options.text.source(), tokens.size(), longest);
+
+  std::vector<eval::CompareResult> results;
+  for (const std::size_t context : options.contexts) {
+    Progress progress(fmt::format("eval -c {}", context), "tokens");
+    settings.context = context;
+    settings.progress = [&](std::size_t done, std::size_t total, std::string_view status) {
+      progress.update(done, total, status);
+    };
+    results.push_back(eval::compare(engine, tokens, settings));
+  }
+  output.write(options.json ? result_json(options, results) : result_text(options, results, output.colour()));
+  output.finish();
+}
+
+}  // namespace
+
+Command add_eval(CLI::App& app) {
+  CLI::App& command =
+      add_command(app, "eval", "What caches cost: divergence from the same weights with an f16 or f32 cache",
+                  "A cache is K or K/V (V is f16 where it is not named); several are given one after the other, or "
+                  "between commas.\n"
+                  "Example: kvant eval -m model.gguf -f wiki.test.raw -c 512,4096 --cache q8_0 rot-q4_0/q8_0");
+  auto options = std::make_shared<Options>();
+  add_model_options(command, options->model, "reference");
+  add_text_options(command, options->text);
+  command.add_option("--cache", options->caches, "What to compare, K or K/V of types as --cache-k takes them")
+      ->required()
+      ->type_name("CACHE...");
+  command.add_option("-c,--context", options->contexts, "Tokens of a window, a list (default: 512)")
+      ->check(CLI::Range(std::size_t{3}, std::size_t{1} << 31).description(""))
+      ->delimiter(',')
+      ->type_name("N,...");
+  command.add_option("--chunks", options->chunks, "Windows to score (default: all)")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31).description(""))
+      ->type_name("N");
+  command.add_option("--reference", options->reference, "Cache of the reference, f16 or f32 (default: f16)")
+      ->check(CLI::IsMember({"f16", "f32"}).description(""))
+      ->type_name("TYPE");
+  command.add_flag("--noise-floor", options->noise_floor, "Also compare the reference with itself in other batches");
+  add_output_option(command, options->output);
+  CLI::Option* json = command.add_flag("--json", options->json, "Print one JSON document");
+  command.add_flag("--markdown", options->markdown, "Print the table as Markdown")->excludes(json);
+  return {&command, [options] {
+            if (!options->text.given()) throw UsageError("eval: -f or -p is required (kvant eval --help)");
+            run(*options);
+          }};
+}
+
+}  // namespace kvant::app
