@@ -97,6 +97,7 @@ ordered_json row_json(const eval::CacheResult& row, std::size_t context) {
   document["k_bpv"] = row.usage.k_bpv;
   document["v_bpv"] = row.usage.v_bpv;
   document["cache_bytes"] = row.usage.bytes();
+  document["constant_bytes"] = row.usage.constant_bytes;
   document["last_quarter"] = summary_json(row.last_quarter);
   document["positions"] = ordered_json::array();
   for (const eval::PositionRange& part : row.positions) {
