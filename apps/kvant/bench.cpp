@@ -102,6 +102,7 @@ std::string result_json(const Options& options, engine::Engine& engine, const be
          {"k_bpv", r.usage.k_bpv},
          {"v_bpv", r.usage.v_bpv},
          {"cache_bytes", r.usage.bytes()},
+         {"constant_bytes", r.usage.constant_bytes},
          {"rss_bytes", r.rss_bytes}});
   }
   return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

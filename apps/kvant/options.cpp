@@ -8,11 +8,16 @@
 namespace kvant::app {
 namespace {
 
-constexpr const char* kGroup = "Cache, TYPE: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0, or rot- before a q type";
+constexpr const char* kGroup = "Cache";
+constexpr const char* kKeysHelp =
+    "How keys are stored (default: f16): TYPE[,key=value...]. Types: lm1 .. lm6, uni2 .. uni8, f32 f16 bf16 q8_0 q5_1 "
+    "q5_0 q4_1 q4_0, rot- before a q type, flex:S:H:L:JH:JL. Keys: anchor=none|static|bias|mean "
+    "scale=none|weights|auto|plan group=N norm=f16|log8 sinks=N recent=N plan=FILE perms=FILE";
+constexpr const char* kValuesHelp = "How values are stored (default: f16), likewise; no flex and no scale";
 
-codec::CacheSpec parse_spec(std::string_view option, const std::string& text) {
+codec::CacheSpec parse_spec(std::string_view option, const std::string& text, codec::PageSide side) {
   try {
-    return codec::parse_cache_spec(text);
+    return codec::parse_cache_spec(text, side);
   } catch (const Error& e) {
     throw Error(e.code(), fmt::format("{}: {}", option, e.what()));
   }
@@ -41,12 +46,12 @@ void add_model_options(CLI::App& command, ModelOptions& options, std::string_vie
       ->type_name("WHICH");
 }
 
-codec::CacheSpec CacheOptions::k_spec() const { return parse_spec("--cache-k", k); }
-codec::CacheSpec CacheOptions::v_spec() const { return parse_spec("--cache-v", v); }
+codec::CacheSpec CacheOptions::k_spec() const { return parse_spec("--cache-k", k, codec::PageSide::key); }
+codec::CacheSpec CacheOptions::v_spec() const { return parse_spec("--cache-v", v, codec::PageSide::value); }
 
 void add_cache_options(CLI::App& command, CacheOptions& options) {
-  command.add_option("--cache-k", options.k, "How keys are stored (default: f16)")->type_name("TYPE")->group(kGroup);
-  command.add_option("--cache-v", options.v, "How values are stored (default: f16)")->type_name("TYPE")->group(kGroup);
+  command.add_option("--cache-k", options.k, kKeysHelp)->type_name("TYPE")->group(kGroup);
+  command.add_option("--cache-v", options.v, kValuesHelp)->type_name("TYPE")->group(kGroup);
 }
 
 std::string TextOptions::source() const {
@@ -102,8 +107,13 @@ std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, st
 }
 
 std::string describe(const codec::CacheSpec& k, const codec::CacheSpec& v, const cache::CacheUsage& usage) {
-  return fmt::format("k {} v {}, {:.2f} and {:.2f} bits per value, {}", codec::to_string(k), codec::to_string(v),
-                     usage.k_bpv, usage.v_bpv, format_bytes(static_cast<double>(usage.bytes())));
+  std::string text = fmt::format("k {} v {}, {:.2f} and {:.2f} bits per value, {}", codec::to_string(k),
+                                 codec::to_string(v, codec::PageSide::value), usage.k_bpv, usage.v_bpv,
+                                 format_bytes(static_cast<double>(usage.bytes())));
+  if (usage.constant_bytes > 0) {
+    text += fmt::format(" and {} of constants", format_bytes(static_cast<double>(usage.constant_bytes)));
+  }
+  return text;
 }
 
 CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& description,

@@ -48,10 +48,11 @@ void run(const Options& options) {
                                              {"perplexity", result.perplexity},
                                              {"stderr", result.standard_error},
                                              {"k", codec::to_string(settings.k)},
-                                             {"v", codec::to_string(settings.v)},
+                                             {"v", codec::to_string(settings.v, codec::PageSide::value)},
                                              {"k_bpv", result.usage.k_bpv},
                                              {"v_bpv", result.usage.v_bpv},
                                              {"cache_bytes", result.usage.bytes()},
+                                             {"constant_bytes", result.usage.constant_bytes},
                                              {"precision", options.model.precision}};
     output.write(document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   } else {

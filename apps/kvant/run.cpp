@@ -68,10 +68,11 @@ void print_json(const engine::GenerateResult& result, const std::string& text, c
                                            {"decode_tps", decode_rate(result)},
                                            {"context", cache.config().capacity},
                                            {"k", codec::to_string(cache.config().k)},
-                                           {"v", codec::to_string(cache.config().v)},
+                                           {"v", codec::to_string(cache.config().v, codec::PageSide::value)},
                                            {"k_bpv", usage.k_bpv},
                                            {"v_bpv", usage.v_bpv},
-                                           {"cache_bytes", usage.bytes()}};
+                                           {"cache_bytes", usage.bytes()},
+                                           {"constant_bytes", usage.constant_bytes}};
   write_stdout(document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
