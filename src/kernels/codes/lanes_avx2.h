@@ -1,0 +1,138 @@
+#pragma once
+#include <utility>
+
+#include "kernels/codes/common.h"
+#include "kernels/simd/f32_avx2.h"
+
+#ifdef KVANT_X86
+KVANT_TARGET_AVX2_BEGIN
+namespace kvant::kernels::avx2 {
+
+// What each of these means: kernels/codes/lanes_avx512.h.
+
+using Words = __m256i;
+/// Bytes 0 and 2, and bytes 1 and 3, as 16-bit numbers: their products need more than the 16 bits of vpmaddubsw. The
+/// whole numbers of a lane lie in this order too.
+struct Bytes {
+  __m256i even, odd;
+};
+using Whole = std::int16_t;
+
+constexpr std::int32_t kByteBias = 0;
+constexpr std::size_t kCodeRows = 6;
+constexpr std::size_t token_vectors(std::size_t) { return 1; }
+
+inline Words load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store_words(void* p, Words a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
+inline Words set_words(std::int32_t x) { return _mm256_set1_epi32(x); }
+inline Words add(Words a, Words b) { return _mm256_add_epi32(a, b); }
+inline F32 words_to_f32(Words a) { return {_mm256_cvtepi32_ps(a)}; }
+
+template <int from, int to>
+Words move_bits(Words words) {
+  if constexpr (from == to) return words;
+  return from > to ? _mm256_srli_epi32(words, from - to) : _mm256_slli_epi32(words, to - from);
+}
+/// Shifts by more than 31, as unsigned numbers, leave nothing.
+struct Moves {
+  __m256i right, left;
+};
+inline Moves make_moves(int from, int to) { return {_mm256_set1_epi32(from - to), _mm256_set1_epi32(to - from)}; }
+inline Words move_bits(Words words, Moves moves) {
+  return _mm256_or_si256(_mm256_srlv_epi32(words, moves.right), _mm256_sllv_epi32(words, moves.left));
+}
+
+template <int mask>
+Words keep_bits(Words a) {
+  return _mm256_and_si256(a, _mm256_set1_epi8(static_cast<char>(mask)));
+}
+template <int mask>
+Words select_bits(Words low, Words high) {
+  return _mm256_or_si256(keep_bits<mask>(low), _mm256_andnot_si256(_mm256_set1_epi8(static_cast<char>(mask)), high));
+}
+
+struct Table {
+  __m256i parts[4];
+
+  explicit Table(const CodeTable& table) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      parts[i] = _mm256_broadcastsi128_si256(load_16_bytes(table.bytes.data() + 16 * i));
+    }
+  }
+  template <int bits>
+  [[gnu::always_inline]] Words look_up(Words codes) const {
+    const Words low = keep_bits<0x0f>(codes);
+    if constexpr (bits <= 4) return _mm256_shuffle_epi8(parts[0], low);
+    const Words first = by_bit<4>(_mm256_shuffle_epi8(parts[0], low), _mm256_shuffle_epi8(parts[1], low), codes);
+    if constexpr (bits == 5) return first;
+    const Words second = by_bit<4>(_mm256_shuffle_epi8(parts[2], low), _mm256_shuffle_epi8(parts[3], low), codes);
+    return by_bit<5>(first, second, codes);
+  }
+
+ private:
+  template <int bit>
+  static Words by_bit(Words zero, Words one, Words codes) {
+    return _mm256_blendv_epi8(zero, one, _mm256_slli_epi32(codes, 7 - bit));
+  }
+};
+
+[[gnu::always_inline]] inline Bytes to_bytes(Words words) {
+  return {_mm256_and_si256(words, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(words, 8)};
+}
+[[gnu::always_inline]] inline Words dot(Words sums, Bytes bytes, const Whole* four) {
+  std::int32_t pairs[2];
+  __builtin_memcpy(pairs, four, sizeof pairs);
+  return add(sums, add(_mm256_madd_epi16(bytes.even, _mm256_set1_epi32(pairs[0])),
+                       _mm256_madd_epi16(bytes.odd, _mm256_set1_epi32(pairs[1]))));
+}
+
+/// Each four 16-bit numbers in the order 0, 2, 1, 3.
+inline __m256i even_first(__m256i a) { return _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(a, 0xd8), 0xd8); }
+
+template <std::size_t rows>
+struct QueryRows {
+  alignas(32) Whole values[rows * kMaxCodedDims];
+  std::size_t dims;
+
+  QueryRows(const std::int8_t* q, std::size_t dims_of) : dims(dims_of) {
+    for (std::size_t i = 0; i < rows * dims; i += 16) {
+      store_words(values + i, even_first(_mm256_cvtepi8_epi16(load_16_bytes(q + i))));
+    }
+  }
+  [[gnu::always_inline]] const Whole* four(std::size_t row, std::size_t dim) const { return values + row * dims + dim; }
+};
+
+struct WholeWeights {
+  alignas(32) std::array<Whole, kPageTokens> values;
+
+  void set(const I32 (&whole)[8]) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      const __m256i packed = _mm256_packs_epi32(whole[2 * i].v, whole[2 * i + 1].v);
+      store_words(values.data() + 16 * i, even_first(_mm256_permute4x64_epi64(packed, 0xd8)));
+    }
+  }
+};
+
+struct WeightedSums {
+  Words sums;
+
+  [[gnu::always_inline]] void start(Words from) { sums = from; }
+  [[gnu::always_inline]] void add_four(Bytes bytes, const WholeWeights& weights, std::size_t token) {
+    sums = dot(sums, bytes, weights.values.data() + token);
+  }
+  [[gnu::always_inline]] Words total() const { return sums; }
+};
+
+inline F32 load_log_scales(const std::byte* p) {
+  const __m256i stored = _mm256_cvtepu8_epi32(load_8_bytes(p));
+  const __m256 fraction = _mm256_permutevar8x32_ps(_mm256_loadu_ps(kOctave.data()), stored);
+  const __m256i exponent = _mm256_sub_epi32(_mm256_srli_epi32(stored, 3), _mm256_set1_epi32(16));
+  const __m256i scale = _mm256_add_epi32(_mm256_castps_si256(fraction), _mm256_slli_epi32(exponent, 23));
+  return {_mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpeq_epi32(stored, _mm256_setzero_si256()), scale))};
+}
+
+#include "kernels/codes/planes.h"
+
+}  // namespace kvant::kernels::avx2
+KVANT_TARGET_END
+#endif

@@ -1,0 +1,129 @@
+#pragma once
+#include <utility>
+
+#include "kernels/codes/common.h"
+#include "kernels/simd/f32_avx512.h"
+
+#ifdef KVANT_X86
+KVANT_TARGET_AVX512_BEGIN
+namespace kvant::kernels::avx512 {
+
+/// What score.h and mix.h are made of. Lanes hold words of four codes, of consecutive dims or tokens; later four bytes
+/// of the table, and sums.
+using Words = __m512i;
+/// The bytes of words in the form that dot takes, and the whole numbers to multiply with.
+using Bytes = Words;
+using Whole = std::int8_t;
+
+/// What is missing from a byte in dot.
+constexpr std::int32_t kByteBias = 0;
+/// Rows of a register tile at most, and vectors of tokens for `rows` of them.
+constexpr std::size_t kCodeRows = 6;
+constexpr std::size_t token_vectors(std::size_t rows) { return rows > 3 ? 2 : 4; }
+
+inline Words load_words(const void* p) { return _mm512_loadu_si512(p); }
+inline void store_words(void* p, Words a) { _mm512_storeu_si512(p, a); }
+inline Words set_words(std::int32_t x) { return _mm512_set1_epi32(x); }
+inline Words add(Words a, Words b) { return _mm512_add_epi32(a, b); }
+inline F32 words_to_f32(Words a) { return {_mm512_cvtepi32_ps(a)}; }
+
+/// Moves the bit at `from` in each byte to `to`; its neighbours go along, those beyond the word do as they like.
+template <int from, int to>
+Words move_bits(Words words) {
+  return from == to ? words : _mm512_ror_epi32(words, (from - to + 32) % 32);
+}
+using Moves = __m512i;
+inline Moves make_moves(int from, int to) { return _mm512_set1_epi32(from - to); }
+inline Words move_bits(Words words, Moves moves) { return _mm512_rorv_epi32(words, moves); }
+
+/// Bits of `low` where the mask has ones in a byte, of `high` elsewhere.
+template <int mask>
+Words select_bits(Words low, Words high) {
+  return _mm512_ternarylogic_epi32(_mm512_set1_epi8(static_cast<char>(mask)), low, high, 0xca);
+}
+template <int mask>
+Words keep_bits(Words a) {
+  return _mm512_and_si512(a, _mm512_set1_epi8(static_cast<char>(mask)));
+}
+
+/// The bytes of codes of up to 6 bits, which may have anything above them: the permutation reads 6 bits, and the table
+/// repeats itself.
+struct Table {
+  __m512i bytes;
+  explicit Table(const CodeTable& table) : bytes(load_words(table.bytes.data())) {}
+  template <int bits>
+  [[gnu::always_inline]] Words look_up(Words codes) const {
+    return _mm512_permutexvar_epi8(codes, bytes);
+  }
+};
+
+[[gnu::always_inline]] inline Bytes to_bytes(Words words) { return words; }
+/// Adds to each lane the dot product of its four bytes with four whole numbers.
+[[gnu::always_inline]] inline Words dot(Words sums, Bytes bytes, const Whole* four) {
+  std::int32_t word = 0;
+  __builtin_memcpy(&word, four, sizeof word);
+  return _mm512_dpbusd_epi32(sums, bytes, _mm512_set1_epi32(word));
+}
+
+/// Rows of a query plane as dot takes them.
+template <std::size_t rows>
+struct QueryRows {
+  const std::int8_t* values;
+  std::size_t dims;
+  [[gnu::always_inline]] const Whole* four(std::size_t row, std::size_t dim) const { return values + row * dims + dim; }
+};
+
+/// The whole numbers of a page's tokens as dot takes them: 128 * high + low.
+struct WholeWeights {
+  alignas(64) std::array<Whole, kPageTokens> high, low;
+
+  void set(const I32 (&whole)[4]) {
+    const __m512i first = even_parts(whole[0].v, whole[1].v), second = even_parts(whole[2].v, whole[3].v);
+    const __m512i mask = _mm512_set1_epi16(127);
+    store(low, _mm512_and_si512(first, mask), _mm512_and_si512(second, mask));
+    store(high, _mm512_srli_epi16(first, 7), _mm512_srli_epi16(second, 7));
+  }
+
+ private:
+  /// The low 16 bits of each 32, in order.
+  static __m512i even_parts(__m512i a, __m512i b) {
+    const __m512i order = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26,
+                                           24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_epi16(a, order, b);
+  }
+  /// The low 8 bits of each 16.
+  static void store(std::array<Whole, kPageTokens>& to, __m512i a, __m512i b) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to.data()), _mm512_cvtepi16_epi8(a));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to.data() + 32), _mm512_cvtepi16_epi8(b));
+  }
+};
+
+/// A row's sums over tokens.
+struct WeightedSums {
+  Words high, low;
+
+  [[gnu::always_inline]] void start(Words from) {
+    high = _mm512_setzero_si512();
+    low = from;
+  }
+  [[gnu::always_inline]] void add_four(Bytes bytes, const WholeWeights& weights, std::size_t token) {
+    high = dot(high, bytes, weights.high.data() + token);
+    low = dot(low, bytes, weights.low.data() + token);
+  }
+  [[gnu::always_inline]] Words total() const { return add(_mm512_slli_epi32(high, 7), low); }
+};
+
+inline F32 load_log_scales(const std::byte* p) {
+  const __m512i stored = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512 octave = _mm512_castps256_ps512(_mm256_loadu_ps(kOctave.data()));
+  const __m512 fraction = _mm512_permutexvar_ps(_mm512_and_si512(stored, _mm512_set1_epi32(7)), octave);
+  const __m512i exponent = _mm512_sub_epi32(_mm512_srli_epi32(stored, 3), _mm512_set1_epi32(16));
+  return {_mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(stored, stored),
+                                                     _mm512_castps_si512(fraction), _mm512_slli_epi32(exponent, 23)))};
+}
+
+#include "kernels/codes/planes.h"
+
+}  // namespace kvant::kernels::avx512
+KVANT_TARGET_END
+#endif

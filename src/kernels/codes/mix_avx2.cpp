@@ -1,0 +1,9 @@
+#include "kernels/codes/lanes_avx2.h"
+
+#ifdef KVANT_X86
+KVANT_TARGET_AVX2_BEGIN
+namespace kvant::kernels::avx2 {
+#include "kernels/codes/mix.h"
+}  // namespace kvant::kernels::avx2
+KVANT_TARGET_END
+#endif

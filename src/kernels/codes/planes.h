@@ -1,0 +1,53 @@
+// What score.h and mix.h share on every tier. Included at the end of lanes_<tier>.h.
+
+template <int bits>
+void score_codes(const CodeScoreArgs& args) noexcept;
+template <int bits>
+void mix_codes(const CodeMixArgs& args) noexcept;
+
+constexpr std::size_t kCodeLanes = F32::kLanes;
+constexpr std::size_t kTokenVectors = kPageTokens / kCodeLanes;
+
+/// Codes from fields.get<width, first_bit>(), which gives a plane's bits at their place in the code, with anything
+/// around them. Up to 6 bits anything may also stand above the codes.
+template <int bits, class Fields>
+[[gnu::always_inline]] inline Words join_planes(const Fields& fields) {
+  if constexpr (bits == 3) {
+    return select_bits<0x03>(fields.template get<2, 0>(), fields.template get<1, 2>());
+  } else if constexpr (bits == 5) {
+    return select_bits<0x0f>(fields.template get<4, 0>(), fields.template get<1, 4>());
+  } else if constexpr (bits == 6) {
+    return select_bits<0x0f>(fields.template get<4, 0>(), fields.template get<2, 4>());
+  } else if constexpr (bits == 7) {
+    const Words high = select_bits<0x3f>(fields.template get<2, 4>(), fields.template get<1, 6>());
+    return keep_bits<0x7f>(select_bits<0x0f>(fields.template get<4, 0>(), high));
+  } else if constexpr (bits == 8) {
+    return select_bits<0x0f>(fields.template get<4, 0>(), fields.template get<4, 4>());
+  } else {
+    return fields.template get<bits, 0>();
+  }
+}
+
+template <int bits>
+[[gnu::always_inline]] inline Words look_up(const Table& table, Words codes) {
+  if constexpr (bits > 6) return codes;
+  return table.look_up<bits>(codes);
+}
+
+/// What the sums of bytes times whole numbers, which sum to `whole`, start from, so that after_sums of them are the
+/// sums of the levels.
+template <int bits>
+[[gnu::always_inline]] inline Words before_sums(const CodeTable& table, std::int32_t whole) {
+  return set_words((bits > 6 ? kByteBias : kByteBias - table.offset) * whole);
+}
+template <int bits>
+[[gnu::always_inline]] inline F32 after_sums(Words sums, const CodeTable& table, std::int32_t whole) {
+  if constexpr (bits <= 6) return words_to_f32(sums);
+  return words_to_f32(add(add(sums, sums), set_words(-table.offset * whole)));
+}
+
+/// The scales of a vector of tokens.
+inline F32 load_scales(const CodedPages& pages, const std::byte* page, std::size_t group, std::size_t token) {
+  const std::byte* p = page + pages.layout.scale_offset(group, token);
+  return pages.layout.scales() == codec::ScaleFormat::f16 ? load_f16(p) : load_log_scales(p);
+}
