@@ -2,8 +2,6 @@
 #include <cstddef>
 #include <vector>
 
-#include "base/checked.h"
-#include "cache/memory.h"
 #include "kernels/attention/attention.h"
 
 namespace kvant::cache {
@@ -27,8 +25,9 @@ struct PageGrid {
 /// The K or the V of one layer: pages in the order [sequence][kv_head][page].
 class PageStore {
  public:
-  explicit PageStore(const PageGrid& grid)
-      : page_bytes_(grid.page_bytes), sequence_bytes_(grid.sequence_bytes()), memory_(grid.bytes()) {
+  /// data  grid.bytes() of memory
+  PageStore(const PageGrid& grid, std::byte* data)
+      : page_bytes_(grid.page_bytes), sequence_bytes_(grid.sequence_bytes()), data_(data) {
     for (std::size_t offset = 0; const std::size_t bytes : page_bytes_) {
       offsets_.push_back(offset);
       offset += grid.pages * bytes;
@@ -36,16 +35,14 @@ class PageStore {
   }
 
   std::byte* page(std::size_t sequence, std::size_t kv_head, std::size_t index) const noexcept {
-    return memory_.data() + sequence * sequence_bytes_ + offsets_[kv_head] + index * page_bytes_[kv_head];
+    return data_ + sequence * sequence_bytes_ + offsets_[kv_head] + index * page_bytes_[kv_head];
   }
   std::size_t page_bytes(std::size_t kv_head) const noexcept { return page_bytes_[kv_head]; }
-  /// As allocated.
-  std::size_t bytes() const noexcept { return memory_.bytes(); }
 
  private:
   std::vector<std::size_t> page_bytes_, offsets_;  ///< [kv_heads]
   std::size_t sequence_bytes_;
-  Memory memory_;
+  std::byte* data_;
 };
 
 }  // namespace kvant::cache

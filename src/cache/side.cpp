@@ -115,7 +115,12 @@ double Side::planned_bytes() const {
 void Side::allocate(const CacheConfig& config) {
   add_bases(config);
   layers_.reserve(layer_count_);
-  for (std::size_t layer = 0; layer < layer_count_; ++layer) layers_.emplace_back(grid(layer));
+  std::size_t bytes = 0;
+  for (std::size_t layer = 0; layer < layer_count_; ++layer) bytes += grid(layer).bytes();
+  memory_.emplace(bytes);
+  for (std::size_t layer = 0, offset = 0; layer < layer_count_; offset += grid(layer++).bytes()) {
+    layers_.emplace_back(grid(layer), memory_->data() + offset);
+  }
   if (window_shape_.sinks + window_shape_.recent > 0) window_.emplace(window_shape_, isa_);
 }
 
@@ -132,11 +137,7 @@ bool Side::store(std::size_t layer, std::size_t sequence, std::size_t kv_head, s
   return !window_ || window_->store(layer, sequence, kv_head, position, end, x);
 }
 
-std::size_t Side::bytes() const noexcept {
-  std::size_t bytes = window_ ? window_->bytes() : 0;
-  for (const PageStore& layer : layers_) bytes += layer.bytes();
-  return bytes;
-}
+std::size_t Side::bytes() const noexcept { return (memory_ ? memory_->bytes() : 0) + (window_ ? window_->bytes() : 0); }
 
 std::size_t Side::constant_bytes() const noexcept {
   std::size_t bytes = angles_ ? angles_->bytes() : 0;

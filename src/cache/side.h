@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cache/basis.h"
+#include "cache/memory.h"
 #include "cache/page.h"
 #include "cache/page_codec.h"
 #include "cache/window.h"
@@ -72,6 +73,7 @@ class Side {
   kernels::AnchorFunction add_anchor_;
   Window::Shape window_shape_{};
   std::optional<Window> window_;
+  std::optional<Memory> memory_;  ///< of all pages
   std::vector<PageStore> layers_;
 };
 
