@@ -15,6 +15,44 @@ std::uint32_t load_word(std::span<const std::byte> page, std::size_t offset) {
   return word;
 }
 
+constexpr std::uint32_t kEachByte = 0x01010101;
+
+/// The words of one token: bytes of four consecutive dims side by side.
+void set_key_plane(const BitPlane& plane, std::span<const std::uint8_t> codes, std::byte* data, std::size_t token) {
+  const std::uint32_t mask = ((1U << plane.width) - 1) * kEachByte;
+  data += 4 * token;
+  for (const std::uint8_t* code = codes.data(); code != codes.data() + codes.size(); data += 4 * kPageTokens) {
+    std::uint32_t word = 0;
+    for (int shift = 0; shift < 8; shift += plane.width, code += 4) {
+      std::uint32_t four = 0;
+      std::memcpy(&four, code, sizeof(four));
+      word |= (four >> plane.first_bit & mask) << shift;
+    }
+    std::memcpy(data, &word, sizeof(word));
+  }
+}
+
+/// One token's fields of the words that it shares with seven others: dims x, x + words, ...
+void set_value_plane(const BitPlane& plane, std::span<const std::uint8_t> codes, std::byte* data, std::size_t token) {
+  const std::size_t words = codes.size() * static_cast<std::size_t>(plane.width) / 4;
+  const std::uint32_t mask = (1U << plane.width) - 1;
+  const int first_shift = static_cast<int>(8 * (token % 4)) + plane.width * static_cast<int>(token % 8 / 4);
+  std::uint32_t others = ~0U;
+  for (int shift = 0; shift < 8; shift += 2 * plane.width) others &= ~(mask << shift << first_shift);
+  data += token / 8 * words * 4;
+  for (std::size_t x = 0; x < words; ++x, data += 4) {
+    std::uint32_t fields = 0;
+    const std::uint8_t* code = codes.data() + x;
+    for (int shift = 0; shift < 8; shift += 2 * plane.width, code += words) {
+      fields |= (static_cast<std::uint32_t>(*code) >> plane.first_bit & mask) << shift;
+    }
+    std::uint32_t word = 0;
+    std::memcpy(&word, data, sizeof(word));
+    word = (word & others) | fields << first_shift;
+    std::memcpy(data, &word, sizeof(word));
+  }
+}
+
 }  // namespace
 
 std::uint8_t PageLayout::code(std::span<const std::byte> page, std::size_t token, std::size_t dim) const {
@@ -46,8 +84,18 @@ void PageLayout::codes(std::span<const std::byte> page, std::size_t token, std::
 }
 
 void PageLayout::set_codes(std::span<std::byte> page, std::size_t token, std::span<const std::uint8_t> codes) const {
-  KVANT_ASSERT(codes.size() == dims_);
-  for (std::size_t dim = 0; dim < dims_; ++dim) set_code(page, token, dim, codes[dim]);
+  KVANT_ASSERT(codes.size() == dims_ && token < kPageTokens && page.size() >= code_bytes());
+  if (dims_ != padded_dims()) {  // the padding keeps its bits
+    for (std::size_t dim = 0; dim < dims_; ++dim) set_code(page, token, dim, codes[dim]);
+    return;
+  }
+  for (const BitPlane& plane : planes()) {
+    if (side_ == PageSide::key) {
+      set_key_plane(plane, codes, page.data() + plane.offset, token);
+    } else {
+      set_value_plane(plane, codes, page.data() + plane.offset, token);
+    }
+  }
 }
 
 std::uint16_t PageLayout::scale(std::span<const std::byte> page, std::size_t token, std::size_t group) const {

@@ -160,6 +160,28 @@ TEST(PageLayout, RoundTripOfWholePages) {
   }
 }
 
+/// On a page of random bits: nothing else changes.
+TEST(PageLayout, AllCodesAtOnceAreTheSameAsOneByOne) {
+  Random random(2);
+  for (const PageSide side : kSides) {
+    for (const std::size_t dims : kDims) {
+      for (int bits = 1; bits <= 8; ++bits) {
+        const PageLayout layout(side, dims, bits, 1, ScaleFormat::f16);
+        std::vector<std::byte> together(layout.bytes());
+        for (std::byte& b : together) b = static_cast<std::byte>(random.below(256));
+        auto single = together;
+        std::vector<std::uint8_t> codes(dims);
+        for (const std::size_t token : {0U, 3U, 5U, 31U, 63U}) {
+          for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random.below(1U << bits));
+          layout.set_codes(together, token, codes);
+          for (std::size_t dim = 0; dim < dims; ++dim) layout.set_code(single, token, dim, codes[dim]);
+          ASSERT_EQ(together, single) << dims << ' ' << bits << ' ' << token;
+        }
+      }
+    }
+  }
+}
+
 TEST(PageLayout, PaddingStaysZero) {
   for (const PageSide side : kSides) {
     const PageLayout layout(side, 8, 3, 1, ScaleFormat::f16);

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "codec/codebook.h"
+#include "codec/lanes.h"
 
 namespace kvant::codec {
 namespace {
@@ -16,16 +17,6 @@ namespace {
 constexpr float kMostUnits = 4096;
 
 using Floats = std::array<float, kMaxCodebookDimension>;
-
-/// Four lanes, each a float of its own: baseline code that no compiler option makes slow.
-using Four [[gnu::vector_size(16)]] = float;
-constexpr std::size_t kLanes = 4;
-Four load(const float* p) {
-  Four v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-void store(float* p, Four v) { __builtin_memcpy(p, &v, sizeof v); }
 
 /// g = the sum of e_k times row k of the metric
 void weigh(const Shaping& s, const float* e, float* g) {

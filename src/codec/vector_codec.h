@@ -26,6 +26,9 @@ struct Quantizer {
   /// A coordinate x is compared with the midpoints as x * gain / size, where size is the vector's norm (lm) or its
   /// largest magnitude (uni).
   float gain = 0;
+  /// The code for x: cells[kCellsBelowZero + k], k the least integer not below 2 x; midpoints are multiples of 1/2.
+  std::vector<std::uint8_t> cells;
+  static constexpr int kCellsBelowZero = 511;
 };
 
 /// Throws invalid_argument when `bits` is outside the range of the kind, or when `dimension` is not a power of two
