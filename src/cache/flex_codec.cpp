@@ -1,6 +1,7 @@
 #include <array>
 #include <cmath>
 
+#include "base/hash.h"
 #include "cache/page_codec.h"
 
 namespace kvant::cache {
@@ -45,6 +46,7 @@ class FlexPageCodec final : public PageCodec {
   }
   void mix(const PageCall&, const float*, const float*, float*) const noexcept override {}
   std::size_t constant_bytes() const noexcept override { return sizeof channels_; }
+  std::uint64_t identity() const noexcept override { return hash_bytes(std::as_bytes(std::span(channels_.order))); }
 
  private:
   static constexpr float kLargest = 0x1p59F;

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "cache/attend.h"
 #include "cache/memory.h"
 #include "cache/side.h"
+#include "cache/state_file.h"
 
 namespace kvant::cache {
 namespace {
@@ -50,6 +52,17 @@ void check_memory(const CacheConfig& c, double bytes) {
   if (bytes <= available) return;
   fail(ErrorCode::out_of_memory, "cache of {}{} tokens needs {:.1f} GiB, {:.1f} GiB are available",
        c.sequences == 1 ? "" : fmt::format("{} x ", c.sequences), c.capacity, bytes * 0x1p-30, available * 0x1p-30);
+}
+
+/// Compares the descriptions of a saved cache and of the one that takes it line by line.
+void check_description(const std::string& path, std::string_view saved, std::string_view expected) {
+  while (saved != expected) {
+    const std::string_view a = saved.substr(0, saved.find('\n')), b = expected.substr(0, expected.find('\n'));
+    KVANT_CHECK(a == b && !a.empty(), ErrorCode::invalid_argument, "{}: saved with {}, this cache has {}", path,
+                printable(a), b);
+    saved.remove_prefix(a.size() + 1);
+    expected.remove_prefix(b.size() + 1);
+  }
 }
 
 CacheConfig with_defaults(CacheConfig c) {
@@ -98,6 +111,7 @@ struct KvCache::Impl {
   }
   std::size_t kv_width() const { return static_cast<std::size_t>(config.kv_heads) * config.head_dim; }
 
+  std::string description() const;
   void check_batch(int layer, const Batch& batch);
   template <class T>
   void check_matrix(const char* name, const Batch& batch, const MatView<T>& m, int heads) const;
@@ -228,6 +242,50 @@ void KvCache::truncate(int sequence, std::size_t length) {
       side->window()->truncate(static_cast<std::size_t>(layer), static_cast<std::size_t>(sequence), held);
     }
   }
+}
+
+/// What must agree between a saved cache and the one that takes it, a line for each.
+std::string KvCache::Impl::description() const {
+  const CacheConfig& c = config;
+  return fmt::format(
+      "keys {}\nvalues {}\nlayers {}\nsequences {}\nKV heads {}\nhead_dim {}\nRoPE pairs {}\n"
+      "constants of the keys {:016x}\nconstants of the values {:016x}\n",
+      codec::to_string(c.k), codec::to_string(c.v, codec::PageSide::value), c.layers, c.sequences, c.kv_heads,
+      c.head_dim, c.rope_pairs, k.identity(), v.identity());
+}
+
+void KvCache::save(const std::filesystem::path& path) const {
+  StateWriter file(path);
+  const std::string text = impl_->description();
+  file.section(std::as_bytes(std::span(text)));
+  file.section(std::as_bytes(std::span(impl_->lengths)));
+  for (Side* side : {&impl_->k, &impl_->v}) {
+    for (const auto part : side->contents(impl_->lengths)) file.section(part);
+  }
+  file.finish();
+}
+
+void KvCache::load(const std::filesystem::path& path) {
+  Impl& m = *impl_;
+  StateReader file(path);
+  const auto text = file.section("description");
+  check_description(file.path(), {reinterpret_cast<const char*>(text.data()), text.size()}, m.description());
+  std::vector<std::size_t> lengths(m.lengths.size());
+  const auto saved = file.section("lengths", lengths.size() * sizeof(std::size_t));
+  std::memcpy(lengths.data(), saved.data(), saved.size());
+  for (const std::size_t length : lengths) {
+    KVANT_CHECK(length <= m.config.capacity, ErrorCode::invalid_argument,
+                "{}: a sequence of {} tokens, the capacity is {}", file.path(), length, m.config.capacity);
+  }
+  // Everything is checked before anything changes.
+  std::vector<std::pair<std::span<std::byte>, std::span<const std::byte>>> copies;
+  for (Side* side : {&m.k, &m.v}) {
+    const char* name = side == &m.k ? "keys" : "values";
+    for (const auto part : side->contents(lengths)) copies.emplace_back(part, file.section(name, part.size()));
+  }
+  file.finish();
+  for (const auto& [to, from] : copies) std::memcpy(to.data(), from.data(), from.size());
+  m.lengths = std::move(lengths);
 }
 
 const CacheConfig& KvCache::config() const noexcept { return impl_->config; }

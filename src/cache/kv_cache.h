@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <filesystem>
 #include <memory>
 #include <vector>
 
@@ -63,6 +64,13 @@ class KvCache {
   std::size_t length(int sequence) const;
   /// Forgets all tokens of the sequence from position `length` on.
   void truncate(int sequence, std::size_t length);
+
+  /// Writes all sequences to a file, whole or not at all: types, sizes, and the stored bytes as they are. Throws io.
+  void save(const std::filesystem::path& path) const;
+  /// Takes the sequences of a saved cache, bit for bit. The capacities may differ. Throws io; format or unsupported for
+  /// a damaged file; invalid_argument, naming the field and both values, for one of another type, size or model. Then
+  /// this cache is as it was.
+  void load(const std::filesystem::path& path);
 
   const CacheConfig& config() const noexcept;
   CacheUsage usage() const;

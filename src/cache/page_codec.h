@@ -58,6 +58,8 @@ class PageCodec {
   virtual void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept = 0;
   /// Bytes of tables that do not depend on the number of tokens.
   virtual std::size_t constant_bytes() const noexcept = 0;
+  /// A hash of what stored bytes depend on beside the type's name.
+  virtual std::uint64_t identity() const noexcept { return 0; }
 
  protected:
   PageCodec(std::size_t dims, std::size_t page_bytes) : dims_(dims), page_bytes_(page_bytes) {}

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "cache/kv_cache.h"
 #include "codec/permutation_file.h"
 
@@ -135,6 +136,34 @@ bool Side::store(std::size_t layer, std::size_t sequence, std::size_t kv_head, s
   std::byte* page = layers_[layer].page(sequence, kv_head, position / kPageTokens);
   if (!h.codec->store(x, page, position % kPageTokens)) return false;
   return !window_ || window_->store(layer, sequence, kv_head, position, end, x);
+}
+
+std::vector<std::span<std::byte>> Side::contents(std::span<const std::size_t> lengths) {
+  std::vector<std::span<std::byte>> parts;
+  for (std::size_t layer = 0; layer < layer_count_; ++layer) {
+    for (std::size_t sequence = 0; sequence < sequences_; ++sequence) {
+      const std::size_t pages = (lengths[layer * sequences_ + sequence] + kPageTokens - 1) / kPageTokens;
+      for (std::size_t h = 0; h < kv_heads_ && pages > 0; ++h) {
+        parts.emplace_back(layers_[layer].page(sequence, h, 0), pages * layers_[layer].page_bytes(h));
+      }
+    }
+  }
+  if (window_) {
+    parts.emplace_back(window_->memory().data(), window_->memory().bytes());
+    parts.push_back(std::as_writable_bytes(std::span(window_->held_from())));
+  }
+  return parts;
+}
+
+std::uint64_t Side::identity() const {
+  std::vector<std::uint64_t> hashes{window_shape_.sinks, window_shape_.recent};
+  for (const Head& head : heads_) {
+    hashes.push_back(head.codec->identity());
+    for (const auto* v : {&head.basis.anchor, &head.basis.mean, &head.basis.scale}) {
+      hashes.push_back(hash_bytes(std::as_bytes(std::span(*v))));
+    }
+  }
+  return hash_bytes(std::as_bytes(std::span(hashes)));
 }
 
 std::size_t Side::bytes() const noexcept { return (memory_ ? memory_->bytes() : 0) + (window_ ? window_->bytes() : 0); }

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "cache/basis.h"
@@ -51,6 +52,12 @@ class Side {
   /// is NaN or too large.
   bool store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
              const float* vector, const float* angles, float* x) const;
+
+  /// Stretches of memory that hold the first lengths[layer * sequences + sequence] tokens of each sequence, in a fixed
+  /// order: what a saved cache consists of.
+  std::vector<std::span<std::byte>> contents(std::span<const std::size_t> lengths);
+  /// A hash of bases, window and codecs: bytes mean the same in caches that agree in it and in the spec's text.
+  std::uint64_t identity() const;
 
   /// As allocated, with the window.
   std::size_t bytes() const noexcept;
