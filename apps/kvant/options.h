@@ -35,6 +35,7 @@ Command add_inspect(CLI::App& app);
 Command add_perplexity(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_bench(CLI::App& app);
+Command add_calibrate(CLI::App& app);
 
 /// -m -t --precision
 struct ModelOptions {
