@@ -18,6 +18,8 @@ struct LayerConstants {
   std::vector<float> k_energy;
   /// The same of the queries, summed over the query heads of a KV head, [kv_heads * rope_pairs].
   std::vector<float> q_energy;
+  /// What an error e of a value costs is e^T M e: M of each KV head, [kv_heads][head_dim][head_dim].
+  std::vector<float> v_metric;
 };
 
 }  // namespace kvant::cache

@@ -72,8 +72,9 @@ class PageCodec {
 std::unique_ptr<PageCodec> make_block_codec(gguf::TensorType type, bool rotated, std::size_t head_dim, Isa isa);
 /// Codes of lm or uni in bit planes. Throws invalid_argument when the head cannot be cut into groups of a power of two
 /// from 8 to 256.
+/// metric  [head_dim][head_dim] in which codes are chosen (codec/shaping.h), or empty
 std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, codec::PageSide side, std::size_t head_dim,
-                                            Isa isa);
+                                            std::span<const float> metric, Isa isa);
 /// Keys in a flex layout.
 std::unique_ptr<PageCodec> make_flex_codec(std::shared_ptr<const codec::FlexCodec> codec,
                                            const codec::FlexChannels& channels, Isa isa);

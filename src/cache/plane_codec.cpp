@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "cache/page_codec.h"
+#include "codec/shaping.h"
 #include "codec/vector_codec.h"
 #include "kernels/codes/codes.h"
 #include "kernels/fwht/fwht.h"
@@ -67,7 +68,7 @@ codec::Quantizer with_levels_of(const codec::Quantizer& first, std::size_t size)
 class PlaneCodec final : public PageCodec {
  public:
   PlaneCodec(const codec::CacheSpec& spec, std::vector<Group> groups, std::vector<codec::Quantizer> quantizers,
-             const kernels::CodedPages& pages, std::size_t head_dim, Isa isa)
+             const kernels::CodedPages& pages, std::size_t head_dim, std::span<const float> metric, Isa isa)
       : PageCodec(pages.layout.padded_dims(), pages.layout.bytes()),
         norm_(spec.norm),
         planes_(spec.bits >= kTwoPlaneBits ? 2 : 1),
@@ -81,6 +82,7 @@ class PlaneCodec final : public PageCodec {
         signs_(head_dim) {
     Random random(kSignSeed);
     for (float& s : signs_) s = random.uniform() < 0.5 ? -1.0F : 1.0F;
+    if (!metric.empty()) add_shaping(metric);
   }
 
   float largest_storable() const override { return codec::kMaxMagnitude; }
@@ -108,8 +110,10 @@ class PlaneCodec final : public PageCodec {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
       const Group& group = groups_[g];
       std::uint16_t scale = 0;
-      if (!codec::encode_vector(quantizers_[g], norm_, {x + group.offset, group.size},
-                                {codes + group.offset, group.size}, scale)) {
+      const std::span<const float> values(x + group.offset, group.size);
+      const std::span<std::uint8_t> out(codes + group.offset, group.size);
+      if (!(shaping_.empty() ? codec::encode_vector(quantizers_[g], norm_, values, out, scale)
+                             : codec::encode_vector_shaped(quantizers_[g], shaping_[g], norm_, values, out, scale))) {
         return false;
       }
       pages_.layout.set_scale(bytes, token, g, scale);
@@ -144,9 +148,33 @@ class PlaneCodec final : public PageCodec {
   void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept override {
     mix_({pages_, weights, rescale, call.rows, call.page, call.tokens, out, call.next});
   }
-  std::size_t constant_bytes() const noexcept override { return signs_.size() * sizeof(float) + sizeof(pages_.table); }
+  std::size_t constant_bytes() const noexcept override {
+    std::size_t bytes = signs_.size() * sizeof(float) + sizeof(pages_.table);
+    for (const codec::Shaping& s : shaping_) bytes += (s.metric.size() + s.inverse.size()) * sizeof(float);
+    return bytes;
+  }
 
  private:
+  /// Brings the metric of each group into the basis of its codes.
+  void add_shaping(std::span<const float> metric) {
+    for (const auto& [first, size, offset] : groups_) {
+      std::vector<float> m(size * size), row(size);
+      for (std::size_t i = 0; i < size; ++i) {
+        for (std::size_t j = 0; j < size; ++j) m[i * size + j] = metric[(first + i) * head_dim_ + first + j];
+      }
+      for (int side = 0; side < 2; ++side) {  // rows, then, transposed, columns
+        std::vector<float> turned(size * size);
+        for (std::size_t i = 0; i < size; ++i) {
+          for (std::size_t j = 0; j < size; ++j) row[j] = m[i * size + j] * signs_[first + j];
+          transform_(row.data(), size);
+          for (std::size_t j = 0; j < size; ++j) turned[j * size + i] = row[j];
+        }
+        m = std::move(turned);
+      }
+      shaping_.push_back(codec::make_shaping(std::vector<double>(m.begin(), m.end()), size));
+    }
+  }
+
   static constexpr std::size_t kMostDims = 1024 + 2 * codec::kPageDimBlock;
 
   codec::ScaleFormat norm_;
@@ -159,12 +187,13 @@ class PlaneCodec final : public PageCodec {
   void (*score_)(const kernels::CodeScoreArgs&) noexcept;
   void (*mix_)(const kernels::CodeMixArgs&) noexcept;
   std::vector<float> signs_;
+  std::vector<codec::Shaping> shaping_;  ///< of each group, or none
 };
 
 }  // namespace
 
 std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, PageSide side, std::size_t head_dim,
-                                            Isa isa) {
+                                            std::span<const float> metric, Isa isa) {
   const auto kind = spec.coding == codec::CacheSpec::Coding::lm ? codec::QuantizerKind::lm : codec::QuantizerKind::uni;
   std::vector<Group> groups = cut(head_dim, spec.group);
   std::vector<codec::Quantizer> quantizers;
@@ -173,7 +202,7 @@ std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, PageSi
                                             : with_levels_of(quantizers.front(), g.size));
   }
   const kernels::CodedPages pages = make_pages(spec, side, groups, quantizers.front());
-  return std::make_unique<PlaneCodec>(spec, std::move(groups), std::move(quantizers), pages, head_dim, isa);
+  return std::make_unique<PlaneCodec>(spec, std::move(groups), std::move(quantizers), pages, head_dim, metric, isa);
 }
 
 }  // namespace kvant::cache

@@ -56,7 +56,7 @@ Side::Side(const CacheConfig& config, PageSide side, Isa isa)
 
 void Side::add_codecs(const CacheConfig& config, Isa isa) {
   if (spec_.coding == CacheSpec::Coding::flex) return add_flex_codecs(config, isa);
-  codecs_.push_back(spec_.coded() ? make_plane_codec(spec_, side_, head_dim_, isa)
+  codecs_.push_back(spec_.coded() ? make_plane_codec(spec_, side_, head_dim_, {}, isa)
                                   : make_block_codec(spec_.type, spec_.rotated, head_dim_, isa));
   for (Head& head : heads_) head.codec = codecs_.back().get();
 }
@@ -95,6 +95,19 @@ void Side::add_bases(const CacheConfig& config) {
     }
   }
   if (!anchored) angles_.reset();
+  if (spec_.shape != codec::Shape::none) shape_codecs(config);
+}
+
+/// Gives each head with a metric a codec of its own.
+void Side::shape_codecs(const CacheConfig& config) {
+  const std::size_t size = head_dim_ * head_dim_;
+  for (std::size_t layer = 0; layer < layer_count_; ++layer) {
+    const std::span<const float> metric = config.constants[layer].v_metric;
+    for (std::size_t head = 0; head < kv_heads_ && !metric.empty(); ++head) {
+      codecs_.push_back(make_plane_codec(spec_, side_, head_dim_, metric.subspan(head * size, size), isa_));
+      heads_[layer * kv_heads_ + head].codec = codecs_.back().get();
+    }
+  }
 }
 
 PageGrid Side::grid(std::size_t layer) const {

@@ -68,6 +68,7 @@ class Side {
   void add_codecs(const CacheConfig& config, Isa isa);
   void add_flex_codecs(const CacheConfig& config, Isa isa);
   void add_bases(const CacheConfig& config);
+  void shape_codecs(const CacheConfig& config);
   PageGrid grid(std::size_t layer) const;
 
   codec::CacheSpec spec_;

@@ -48,6 +48,8 @@ constexpr std::pair<std::string_view, PairScale> kScales[] = {{"none", PairScale
                                                               {"plan", PairScale::plan}};
 constexpr std::pair<std::string_view, ScaleFormat> kNorms[] = {{"f16", ScaleFormat::f16}, {"log8", ScaleFormat::log8}};
 
+constexpr std::pair<std::string_view, Shape> kShapes[] = {{"none", Shape::none}, {"weights", Shape::weights}};
+
 constexpr std::size_t kMostTokens = std::size_t{1} << 20;  ///< of sinks and recent
 
 std::string all_types() {
@@ -232,6 +234,7 @@ std::string to_string(const CacheSpec& spec, PageSide side) {
   if (spec.scale != defaults.scale) add("scale", name_of(Names<PairScale>(kScales), spec.scale));
   if (spec.group != 0) add("group", spec.group);
   if (spec.norm != defaults.norm) add("norm", name_of(Names<ScaleFormat>(kNorms), spec.norm));
+  if (spec.shape != defaults.shape) add("shape", name_of(Names<Shape>(kShapes), spec.shape));
   if (spec.sinks != 0) add("sinks", spec.sinks);
   if (spec.recent != 0) add("recent", spec.recent);
   if (!spec.plan.empty()) add("plan", spec.plan);

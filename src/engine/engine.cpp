@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "model/cache_constants.h"
+#include "model/plans.h"
 
 namespace kvant::engine {
 
@@ -52,7 +52,7 @@ cache::KvCache Engine::make_cache(const codec::CacheSpec& k, const codec::CacheS
   cache::CacheConfig sizes = impl_->transformer.cache_config(capacity, sequences);
   sizes.k = k;
   sizes.v = v;
-  sizes.constants = model::cache_constants(config, impl_->weights, k, v, nullptr, nullptr, impl_->pool);
+  sizes.constants = model::load_cache_constants(config, impl_->weights, k, v, impl_->pool);
   return {sizes, impl_->pool, impl_->isa};
 }
 
