@@ -17,9 +17,10 @@ using Whole = std::int8_t;
 
 /// What is missing from a byte in dot.
 constexpr std::int32_t kByteBias = 0;
-/// Rows of a register tile at most, and vectors of tokens for `rows` of them.
+/// A register tile: rows at most, vectors of tokens for `rows` of them (score), vectors of dims (mix).
 constexpr std::size_t kCodeRows = 6;
-constexpr std::size_t token_vectors(std::size_t rows) { return rows > 3 ? 2 : 4; }
+constexpr std::size_t token_vectors(std::size_t) { return 4; }
+constexpr std::size_t kDimVectors = 1;
 
 inline Words load_words(const void* p) { return _mm512_loadu_si512(p); }
 inline void store_words(void* p, Words a) { _mm512_storeu_si512(p, a); }
@@ -62,7 +63,9 @@ struct Table {
 [[gnu::always_inline]] inline Words dot(Words sums, Bytes bytes, const Whole* four) {
   std::int32_t word = 0;
   __builtin_memcpy(&word, four, sizeof word);
-  return _mm512_dpbusd_epi32(sums, bytes, _mm512_set1_epi32(word));
+  sums = _mm512_dpbusd_epi32(sums, bytes, _mm512_set1_epi32(word));
+  asm("" : "+v"(sums));  // keeps sums in place: g++ would move and spill them
+  return sums;
 }
 
 /// Rows of a query plane as dot takes them.

@@ -18,6 +18,7 @@ using Whole = std::int8_t;
 constexpr std::int32_t kByteBias = 128;
 constexpr std::size_t kCodeRows = 6;
 constexpr std::size_t token_vectors(std::size_t rows) { return rows > 3 ? 2 : 4; }
+constexpr std::size_t kDimVectors = 1;
 
 inline Words load_words(const void* p) { return vreinterpretq_u32_u8(vld1q_u8(static_cast<const std::uint8_t*>(p))); }
 inline void store_words(void* p, Words a) { vst1q_u8(static_cast<std::uint8_t*>(p), vreinterpretq_u8_u32(a)); }

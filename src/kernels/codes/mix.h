@@ -113,40 +113,59 @@ struct RowWeights {
   for (std::size_t i = 0; i < kTokenVectors; ++i) scales[i] = load(all + i * kCodeLanes);
 }
 
-template <int half, std::size_t rows, class Column>
-[[gnu::always_inline]] inline void add_four_tokens(WeightedSums (&sums)[rows], const Column& column,
-                                                   const RowWeights* weights, std::size_t octet) {
-  const Bytes bytes = to_bytes(column.template get<half>(octet));
-  KVANT_UNROLL
-  for (std::size_t r = 0; r < rows; ++r) sums[r].add_four(bytes, weights[r].whole, 8 * octet + 4 * half);
-}
+template <std::size_t rows>
+using DimSums = WeightedSums[rows][kDimVectors];
 
-/// A vector of dims of the result.
-template <std::size_t rows, class Values>
-[[gnu::always_inline]] inline void mix_column(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
-                                              const float* rescale, float* out, std::size_t dim) {
-  const std::size_t dims = values.dims, octets = (a.tokens + 7) / 8;
-  const auto column = values.column(dim);
-  WeightedSums sums[rows];
+template <int half, std::size_t rows, class Values>
+[[gnu::always_inline]] inline void add_four_tokens(DimSums<rows>& sums, const Values& values, std::size_t dim,
+                                                   const RowWeights* weights, std::size_t octet) {
+  Bytes bytes[kDimVectors];
   KVANT_UNROLL
-  for (std::size_t r = 0; r < rows; ++r) sums[r].start(before_sums<Values::kBits>(a.pages.table, weights[r].sum));
-  for (std::size_t octet = 0; octet < octets; ++octet) {
-    add_four_tokens<0>(sums, column, weights, octet);
-    add_four_tokens<1>(sums, column, weights, octet);
+  for (std::size_t c = 0; c < kDimVectors; ++c) {
+    bytes[c] = to_bytes(values.column(dim + c * kCodeLanes).template get<half>(octet));
   }
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
-    const F32 sum = after_sums<Values::kBits>(sums[r].total(), a.pages.table, weights[r].sum);
-    float* to = out + r * dims + dim;
-    store(to, fma(broadcast(weights[r].unit), sum, broadcast(rescale[r]) * load(to)));
+    KVANT_UNROLL
+    for (std::size_t c = 0; c < kDimVectors; ++c) {
+      sums[r][c].add_four(bytes[c], weights[r].whole, 8 * octet + 4 * half);
+    }
+  }
+}
+
+/// kDimVectors vectors of dims of the result.
+template <std::size_t rows, class Values>
+[[gnu::always_inline]] inline void mix_columns(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
+                                               const float* rescale, float* out, std::size_t dim) {
+  const std::size_t dims = values.dims, octets = (a.tokens + 7) / 8;
+  DimSums<rows> sums;
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; ++r) {
+    KVANT_UNROLL
+    for (auto& sum : sums[r]) sum.start(before_sums<Values::kBits>(a.pages.table, weights[r].sum));
+  }
+  for (std::size_t octet = 0; octet < octets; ++octet) {
+    add_four_tokens<0, rows>(sums, values, dim, weights, octet);
+    add_four_tokens<1, rows>(sums, values, dim, weights, octet);
+  }
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; ++r) {
+    const F32 unit = broadcast(weights[r].unit), keep = broadcast(rescale[r]);
+    KVANT_UNROLL
+    for (std::size_t c = 0; c < kDimVectors; ++c) {
+      const F32 sum = after_sums<Values::kBits>(sums[r][c].total(), a.pages.table, weights[r].sum);
+      float* to = out + r * dims + dim + c * kCodeLanes;
+      store(to, fma(unit, sum, keep * load(to)));
+    }
   }
 }
 
 template <std::size_t rows, class Values>
 void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next) noexcept {
+  constexpr std::size_t kStep = kDimVectors * kCodeLanes;
   const Values local = values;
   float* out = a.out + first_row * local.dims;
-  Prefetcher prefetcher(next, local.dims / kCodeLanes);
+  Prefetcher prefetcher(next, local.dims / kStep);
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     F32 scales[kTokenVectors];
     read_scales(scales, a, group);
@@ -154,9 +173,9 @@ void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row,
     for (std::size_t r = 0; r < rows; ++r) {
       weights[r].set(a.weights + (first_row + r) * kPageTokens, scales, a.tokens);
     }
-    for (std::size_t dim = group.first; dim < group.first + group.count; dim += kCodeLanes) {
+    for (std::size_t dim = group.first; dim < group.first + group.count; dim += kStep) {
       prefetcher.step();
-      mix_column<rows>(local, a, weights, a.rescale + first_row, out, dim);
+      mix_columns<rows>(local, a, weights, a.rescale + first_row, out, dim);
     }
   }
 }
