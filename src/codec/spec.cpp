@@ -104,8 +104,12 @@ class KeyReader {
     if (key == "scale" && keys) return choose(key, value, Names<PairScale>(kScales), spec_->scale);
     if (key == "group" && spec_->coded()) return group(value);
     if (key == "norm" && spec_->coded()) return choose(key, value, Names<ScaleFormat>(kNorms), spec_->norm);
-    refuse_key(key,
-               fmt::format("anchor{}{} sinks recent plan", keys ? " scale" : "", spec_->coded() ? " group norm" : ""));
+    if (key == "shape" && spec_->coded() && !keys) return choose(key, value, Names<Shape>(kShapes), spec_->shape);
+    refuse_key(key, fmt::format("anchor{} sinks recent plan{}",
+                                keys             ? " scale"
+                                : spec_->coded() ? " shape"
+                                                 : "",
+                                spec_->coded() ? " group norm" : ""));
   }
 
   void check_whole() const {

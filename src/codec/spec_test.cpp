@@ -10,12 +10,13 @@ namespace {
 using gguf::TensorType;
 using testing::HasSubstr;
 
-constexpr const char* kForms[] = {"f32",  "f16",      "bf16",     "q8_0",     "q5_1",     "q5_0",    "q4_1",
-                                  "q4_0", "rot-q8_0", "rot-q5_1", "rot-q5_0", "rot-q4_1", "rot-q4_0"};
+constexpr const char* kForms[] = {"f32",      "f16",  "bf16",     "q8_0",     "q5_1",     "q5_0",
+                                  "q4_1",     "q4_0", "rot-q8_0", "rot-q5_1", "rot-q5_0", "rot-q4_1",
+                                  "rot-q4_0", "lm1",  "lm6",      "uni2",     "uni8"};
 
-std::string message_of(std::string_view text) {
+std::string message_of(std::string_view text, PageSide side = PageSide::key) {
   try {
-    parse_cache_spec(text);
+    parse_cache_spec(text, side);
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::invalid_argument);
     return e.what();
@@ -25,6 +26,7 @@ std::string message_of(std::string_view text) {
 
 TEST(CacheSpec, TextFormsRoundTrip) {
   for (const char* form : kForms) EXPECT_EQ(to_string(parse_cache_spec(form)), form);
+  EXPECT_EQ(to_string(parse_cache_spec("flex:0:6:0:0:0")), "flex:0:6:0:0:0");
   EXPECT_EQ(parse_cache_spec("rot-q5_1"), (CacheSpec{TensorType::q5_1, true}));
   EXPECT_EQ(parse_cache_spec("bf16"), (CacheSpec{TensorType::bf16, false}));
 }
@@ -37,9 +39,54 @@ TEST(CacheSpec, UnknownFormsNameAllValidOnes) {
   }
 }
 
-TEST(CacheSpec, KeysAreRefused) {
-  EXPECT_THAT(message_of("q8_0,sinks=4"), HasSubstr("unknown key 'sinks'"));
+TEST(CacheSpec, SettingsRoundTrip) {
+  for (const char* text :
+       {"lm4,anchor=none", "lm3,anchor=mean,scale=plan,plan=a/b.gguf", "uni8,scale=none,group=32,norm=log8",
+        "lm4,scale=weights,sinks=4,recent=128", "f32,anchor=bias", "q4_0,anchor=static,plan=p",
+        "rot-q8_0,scale=weights", "flex,perms=p.bin", "flex:1:9:4:1:1,perms=p.bin", "lm2,norm=log8"}) {
+    EXPECT_EQ(to_string(parse_cache_spec(text)), text);
+  }
+  for (const char* text : {"lm4", "lm4,anchor=none,group=64,norm=log8,shape=weights,sinks=1,recent=2",
+                           "f16,anchor=bias", "uni4,anchor=mean,plan=p"}) {
+    EXPECT_EQ(to_string(parse_cache_spec(text, PageSide::value), PageSide::value), text);
+  }
+}
+
+TEST(CacheSpec, DefaultsAreTheBestWithoutCalibration) {
+  const CacheSpec keys = parse_cache_spec("lm4"), values = parse_cache_spec("lm4", PageSide::value);
+  EXPECT_EQ(keys.anchor, Anchor::bias);
+  EXPECT_EQ(keys.scale, PairScale::automatic);
+  EXPECT_EQ(keys.bits, 4);
+  EXPECT_EQ(values.anchor, Anchor::bias);
+  EXPECT_EQ(values.scale, PairScale::none);
+  EXPECT_EQ(parse_cache_spec("lm4,anchor=bias,scale=auto,sinks=0"), keys);
+  EXPECT_EQ(parse_cache_spec("q8_0").anchor, Anchor::none);
+}
+
+TEST(CacheSpec, WrongSettingsAreNamed) {
+  EXPECT_THAT(message_of("q8_0,bits=4"),
+              HasSubstr("unknown key 'bits', expected one of anchor scale sinks recent plan"));
+  EXPECT_THAT(message_of("lm4,shape=weights"), HasSubstr("anchor scale sinks recent plan group norm"));
+  EXPECT_THAT(message_of("lm4,scale=auto", PageSide::value),
+              HasSubstr("unknown key 'scale', expected one of anchor shape sinks recent plan group norm"));
   EXPECT_THAT(message_of("rot-q4_0,"), HasSubstr("unknown key ''"));
+  EXPECT_THAT(message_of("lm4,anchor"), HasSubstr("anchor=, expected one of none static bias mean"));
+  EXPECT_THAT(message_of("lm4,scale=2"), HasSubstr("scale=2, expected one of none weights auto plan"));
+  EXPECT_THAT(message_of("lm4,group=48"), HasSubstr("group=48, expected 32 64 128 256"));
+  EXPECT_THAT(message_of("lm4,sinks=-1"), HasSubstr("sinks=-1, expected 0 to 1048576"));
+  EXPECT_THAT(message_of("lm4,recent=9999999999999999999999"), HasSubstr("expected 0 to 1048576"));
+  EXPECT_THAT(message_of("lm4,anchor=mean"), HasSubstr("anchor=mean needs plan=FILE"));
+  EXPECT_THAT(message_of("lm4,anchor=static"), HasSubstr("anchor=static needs plan=FILE"));
+  EXPECT_THAT(message_of("lm4,scale=plan"), HasSubstr("scale=plan needs plan=FILE"));
+  EXPECT_THAT(message_of("lm4,plan="), HasSubstr("key 'plan' has no value"));
+  EXPECT_THAT(message_of("lm4,anchor=static,plan=p", PageSide::value), HasSubstr("anchor=static is for keys"));
+  EXPECT_THAT(message_of("flex:0:6:0:0:0", PageSide::value), HasSubstr("flex is for keys"));
+  EXPECT_THAT(message_of("flex:1:9:4:1:1"), HasSubstr("a split needs perms=FILE"));
+  EXPECT_THAT(message_of("flex"), HasSubstr("needs perms=FILE"));
+  EXPECT_THAT(message_of("flex:0:6:0:0:0,sinks=1"), HasSubstr("unknown key 'sinks', expected one of perms"));
+  for (const char* text : {"lm0", "lm7", "uni1", "uni9", "lm", "lm04x", "uni"}) {
+    EXPECT_THAT(message_of(text), HasSubstr("unknown, expected one of")) << text;
+  }
 }
 
 TEST(CacheSpec, VectorsAreWholeBlocks) {
