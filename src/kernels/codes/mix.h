@@ -78,10 +78,11 @@ inline std::int32_t whole_sum(F32 a) { return static_cast<std::int32_t>(sum(a));
 struct RowWeights {
   WholeWeights whole;
   float unit;
-  std::int32_t sum;
+  std::int32_t sum;    ///< of the whole numbers
+  std::int32_t start;  ///< where sums over tokens start
 
   /// `scales` are 0 from `tokens` on.
-  void set(const float* weights, const F32 (&scales)[kTokenVectors], std::size_t tokens) {
+  [[gnu::noinline]] void set(const float* weights, const F32 (&scales)[kTokenVectors], std::size_t tokens) {
     F32 products[kTokenVectors], greatest = zero();
     KVANT_UNROLL
     for (std::size_t i = 0; i < kTokenVectors; ++i) {
@@ -113,6 +114,16 @@ struct RowWeights {
   for (std::size_t i = 0; i < kTokenVectors; ++i) scales[i] = load(all + i * kCodeLanes);
 }
 
+/// For rows from `first_row` on.
+void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_row,
+                   std::span<RowWeights> rows) noexcept {
+  F32 scales[kTokenVectors];
+  read_scales(scales, a, group);
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    rows[r].set(a.weights + (first_row + r) * kPageTokens, scales, a.tokens);
+  }
+}
+
 template <std::size_t rows>
 using DimSums = WeightedSums[rows][kDimVectors];
 
@@ -142,7 +153,7 @@ template <std::size_t rows, class Values>
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
     KVANT_UNROLL
-    for (auto& sum : sums[r]) sum.start(before_sums<Values::kBits>(a.pages.table, weights[r].sum));
+    for (auto& sum : sums[r]) sum.start(set_words(weights[r].start));
   }
   for (std::size_t octet = 0; octet < octets; ++octet) {
     add_four_tokens<0, rows>(sums, values, dim, weights, octet);
@@ -167,12 +178,9 @@ void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row,
   float* out = a.out + first_row * local.dims;
   Prefetcher prefetcher(next, local.dims / kStep);
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
-    F32 scales[kTokenVectors];
-    read_scales(scales, a, group);
     RowWeights weights[rows];
-    for (std::size_t r = 0; r < rows; ++r) {
-      weights[r].set(a.weights + (first_row + r) * kPageTokens, scales, a.tokens);
-    }
+    round_weights(a, group, first_row, weights);
+    for (RowWeights& row : weights) row.start = before_sums<Values::kBits>(a.pages.table, row.sum);
     for (std::size_t dim = group.first; dim < group.first + group.count; dim += kStep) {
       prefetcher.step();
       mix_columns<rows>(local, a, weights, a.rescale + first_row, out, dim);
