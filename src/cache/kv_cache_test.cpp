@@ -6,10 +6,9 @@
 #include <numeric>
 
 #include "base/checked.h"
-#include "base/random.h"
+#include "cache/cache_test_text.h"
 #include "gguf/blocks.h"
 #include "kernels/fwht/fwht.h"
-#include "kernels/rope/rope.h"
 
 namespace kvant::cache {
 namespace {
@@ -18,92 +17,30 @@ using testing::HasSubstr;
 constexpr const char* kTypes[] = {"f32",  "f16",      "bf16",     "q8_0",     "q5_1",     "q5_0",    "q4_1",
                                   "q4_0", "rot-q8_0", "rot-q5_1", "rot-q5_0", "rot-q4_1", "rot-q4_0"};
 
-CacheConfig make_config(std::size_t head_dim, int group, const char* k, const char* v, std::size_t capacity = 256) {
-  CacheConfig c;
-  c.layers = 2;
-  c.kv_heads = 2;
-  c.heads = 2 * group;
-  c.head_dim = head_dim;
-  c.rope_pairs = head_dim / 2;
-  c.capacity = capacity;
-  c.k = codec::parse_cache_spec(k);
-  c.v = codec::parse_cache_spec(v);
-  return c;
+/// A head as the cache stores and reads it, by the reference codecs.
+std::vector<double> stored(const Text& text, const codec::CacheSpec& spec, const float* x, const float* rope) {
+  const std::size_t head_dim = text.config.head_dim;
+  std::vector<float> head(round_up(head_dim, gguf::kBlock));
+  std::copy_n(x, head_dim, head.begin());
+  if (rope != nullptr) kernels::rope_apply(rope, text.config.rope_pairs, head.data());
+  if (spec.rotated) kernels::rotate_head(kernels::fwht(Isa::scalar), head.data(), head_dim);
+  std::vector<std::byte> bytes(codec::vector_bytes(spec, head_dim));
+  gguf::quantize(spec.type, head, bytes.data());
+  gguf::dequantize(spec.type, bytes.data(), head);
+  return {head.begin(), head.begin() + static_cast<std::ptrdiff_t>(head_dim)};
 }
 
-std::vector<float> normals(std::size_t n, std::uint64_t seed) {
-  Random random(seed);
-  std::vector<float> x(n);
-  for (float& v : x) v = static_cast<float>(random.normal());
-  return x;
+/// The first `count` keys (keys = true) or values of a KV head as the cache reads them.
+std::vector<std::vector<double>> stored_head(const Text& text, bool keys, std::size_t kv_head, std::size_t count) {
+  const CacheConfig& c = text.config;
+  std::vector<std::vector<double>> heads(count);
+  for (std::size_t t = 0; t < count; ++t) {
+    const std::size_t at = t * text.width() + kv_head * c.head_dim;
+    heads[t] = keys ? stored(text, c.k, &text.k[at], &text.angles[t * c.rope_pairs * 2])
+                    : stored(text, c.v, &text.v[at], nullptr);
+  }
+  return heads;
 }
-
-/// Keys, values and queries of `tokens` tokens of one sequence and layer, and their attention in double.
-struct Text {
-  CacheConfig config;
-  std::size_t tokens;
-  std::vector<float> q, k, v, angles;
-
-  Text(const CacheConfig& c, std::size_t n, std::uint64_t seed)
-      : config(c),
-        tokens(n),
-        q(normals(n * query_width(), seed)),
-        k(normals(n * width(), seed + 1)),
-        v(normals(n * width(), seed + 2)),
-        angles(n * c.rope_pairs * 2) {
-    std::vector<std::size_t> positions(n);
-    std::iota(positions.begin(), positions.end(), std::size_t{0});
-    kernels::RopeConfig rope;
-    rope.dims = 2 * c.rope_pairs;
-    kernels::rope_angles(kernels::rope_frequencies(rope), positions, angles.data());
-  }
-
-  std::size_t width() const { return static_cast<std::size_t>(config.kv_heads) * config.head_dim; }
-  std::size_t query_width() const { return static_cast<std::size_t>(config.heads) * config.head_dim; }
-  MatView<const float> rows(const std::vector<float>& x, std::size_t first, std::size_t count) const {
-    return MatView<const float>(x.data(), tokens, x.size() / tokens).rows_from(first, count);
-  }
-
-  /// Appends tokens [first, first + count) to a sequence in both layers, attends and writes the outputs' rows.
-  void feed(KvCache& cache, int sequence, std::size_t first, std::size_t count, std::vector<float>& out) const {
-    const Segment segment{sequence, 0, count, first};
-    const Batch batch{{&segment, 1}, count, angles.data() + first * config.rope_pairs * 2};
-    for (int layer = 0; layer < config.layers; ++layer) {
-      cache.append(layer, batch, rows(k, first, count), rows(v, first, count));
-      cache.attend(layer, batch, rows(q, first, count),
-                   MatView<float>(out.data(), tokens, query_width()).rows_from(first, count));
-    }
-  }
-  /// The outputs of all tokens fed in chunks of `chunk`.
-  std::vector<float> run(KvCache& cache, std::size_t chunk, int sequence = 0) const {
-    std::vector<float> out(tokens * query_width(), -1);
-    for (std::size_t i = 0; i < tokens; i += chunk) feed(cache, sequence, i, std::min(chunk, tokens - i), out);
-    return out;
-  }
-
-  /// A head as the cache stores and reads it, by the reference codecs.
-  std::vector<double> stored(const codec::CacheSpec& spec, const float* x, const float* rope) const {
-    std::vector<float> head(round_up(config.head_dim, gguf::kBlock));
-    std::copy_n(x, config.head_dim, head.begin());
-    if (rope != nullptr) kernels::rope_apply(rope, config.rope_pairs, head.data());
-    if (spec.rotated) kernels::rotate_head(kernels::fwht(Isa::scalar), head.data(), config.head_dim);
-    std::vector<std::byte> bytes(codec::vector_bytes(spec, config.head_dim));
-    gguf::quantize(spec.type, head, bytes.data());
-    gguf::dequantize(spec.type, bytes.data(), head);
-    return {head.begin(), head.begin() + static_cast<std::ptrdiff_t>(config.head_dim)};
-  }
-
-  /// The first `count` keys (k = true) or values of a KV head as the cache reads them.
-  std::vector<std::vector<double>> stored_head(bool keys, std::size_t kv_head, std::size_t count) const {
-    std::vector<std::vector<double>> heads(count);
-    for (std::size_t t = 0; t < count; ++t) {
-      const std::size_t at = t * width() + kv_head * config.head_dim;
-      heads[t] =
-          keys ? stored(config.k, &k[at], &angles[t * config.rope_pairs * 2]) : stored(config.v, &v[at], nullptr);
-    }
-    return heads;
-  }
-};
 
 /// The Hadamard transform of a head in double, straight from its definition.
 std::vector<double> rotate(const std::vector<double>& x) {
@@ -157,8 +94,8 @@ void expect_matches_reference(const Text& text, const std::vector<float>& out, c
   const CacheConfig& c = text.config;
   const std::size_t group = static_cast<std::size_t>(c.heads / c.kv_heads);
   for (std::size_t h = 0; h < static_cast<std::size_t>(c.kv_heads); ++h) {
-    const Heads keys = text.stored_head(true, h, tokens.back() + 1);
-    const Heads values = text.stored_head(false, h, tokens.back() + 1);
+    const Heads keys = stored_head(text, true, h, tokens.back() + 1);
+    const Heads values = stored_head(text, false, h, tokens.back() + 1);
     for (std::size_t token : tokens) {
       for (std::size_t head = h * group; head < (h + 1) * group; ++head) {
         const std::size_t at = token * text.query_width() + head * c.head_dim;
@@ -338,17 +275,6 @@ TEST(KvCache, UsageIsWhatIsAllocated) {
   EXPECT_GE(padded.k_bytes, 2u * 2 * 128 * 102);
   EXPECT_LE(padded.k_bytes, 2u * (2 * 128 * 102 + 4096));
   EXPECT_NEAR(padded.k_bpv, 8.0 * static_cast<double>(padded.k_bytes) / (65 * 2 * 2 * 80), 1e-12);
-}
-
-template <class Function>
-std::string error_of(ErrorCode code, Function f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), code);
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST(KvCache, MoreThanTheMemoryIsRefused) {
