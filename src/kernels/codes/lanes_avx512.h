@@ -82,9 +82,8 @@ struct WholeWeights {
 
   void set(const I32 (&whole)[4]) {
     const __m512i first = even_parts(whole[0].v, whole[1].v), second = even_parts(whole[2].v, whole[3].v);
-    const __m512i mask = _mm512_set1_epi16(127);
-    store(low, _mm512_and_si512(first, mask), _mm512_and_si512(second, mask));
-    store(high, _mm512_srli_epi16(first, 7), _mm512_srli_epi16(second, 7));
+    store_words(low.data(), keep_bits<127>(even_bytes(first, second)));
+    store_words(high.data(), even_bytes(_mm512_srli_epi16(first, 7), _mm512_srli_epi16(second, 7)));
   }
 
  private:
@@ -94,10 +93,13 @@ struct WholeWeights {
                                            24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     return _mm512_permutex2var_epi16(a, order, b);
   }
-  /// The low 8 bits of each 16.
-  static void store(std::array<Whole, kPageTokens>& to, __m512i a, __m512i b) {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(to.data()), _mm512_cvtepi16_epi8(a));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(to.data() + 32), _mm512_cvtepi16_epi8(b));
+  /// The low 8 bits of each 16, in order.
+  static __m512i even_bytes(__m512i a, __m512i b) {
+    const __m512i order =
+        _mm512_set_epi8(126, 124, 122, 120, 118, 116, 114, 112, 110, 108, 106, 104, 102, 100, 98, 96, 94, 92, 90, 88,
+                        86, 84, 82, 80, 78, 76, 74, 72, 70, 68, 66, 64, 62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40,
+                        38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_epi8(a, order, b);
   }
 };
 
