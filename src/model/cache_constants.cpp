@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "gguf/blocks.h"
 #include "kernels/matmul/kernels.h"
+#include "model/value_metric.h"
 
 namespace kvant::model {
 namespace {
@@ -205,6 +206,9 @@ std::vector<cache::LayerConstants> cache_constants(const ModelConfig& config, co
   if (keys.want_rows()) rows = row_energies(config, weights, keys.want_queries(), pool);
   const std::span<const double> k_rows(rows.k), q_rows(rows.q);
 
+  std::vector<std::vector<float>> metrics(layers);
+  if (v.shape == codec::Shape::weights) metrics = value_metrics(config, weights, pool);
+
   std::vector<cache::LayerConstants> constants(layers);
   for (std::size_t layer = 0; layer < layers; ++layer) {
     const LayerWeights& w = weights.layers[layer];
@@ -217,6 +221,7 @@ std::vector<cache::LayerConstants> cache_constants(const ModelConfig& config, co
                         out);
     }
     out.v_anchor = value_anchor(w, layer, v.anchor, v_plan);
+    out.v_metric = std::move(metrics[layer]);
   }
   return constants;
 }
