@@ -19,9 +19,9 @@ struct Bytes {
 using Whole = std::int16_t;
 
 constexpr std::int32_t kByteBias = 0;
-constexpr std::size_t kCodeRows = 6;
-constexpr std::size_t token_vectors(std::size_t) { return 1; }
-constexpr std::size_t kDimVectors = 1;
+constexpr std::size_t kCodeRows = 3;
+constexpr std::size_t token_vectors(std::size_t) { return 2; }
+constexpr std::size_t kDimVectors = 2;
 
 inline Words load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store_words(void* p, Words a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }

@@ -188,12 +188,17 @@ void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row,
   }
 }
 
+template <class Values, std::size_t... i>
+void mix_tile_of(std::size_t rows, const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next,
+                 std::index_sequence<i...>) {
+  static constexpr std::array<void (*)(const Values&, const CodeMixArgs&, std::size_t, Upcoming) noexcept, kCodeRows>
+      kTiles{mix_tile<i + 1, Values>...};
+  kTiles[rows - 1](values, a, first_row, next);
+}
+
 template <class Values>
 void mix_tile_of(std::size_t rows, const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next) {
-  static constexpr std::array<void (*)(const Values&, const CodeMixArgs&, std::size_t, Upcoming) noexcept, kCodeRows>
-      kTiles{mix_tile<1, Values>, mix_tile<2, Values>, mix_tile<3, Values>,
-             mix_tile<4, Values>, mix_tile<5, Values>, mix_tile<6, Values>};
-  kTiles[rows - 1](values, a, first_row, next);
+  mix_tile_of(rows, values, a, first_row, next, std::make_index_sequence<kCodeRows>{});
 }
 
 }  // namespace

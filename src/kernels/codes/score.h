@@ -136,12 +136,17 @@ void score_tile(const Keys& keys, const CodeScoreArgs& a, std::size_t first_row,
   score_rows<rows>(keys, {a, first_row}, next, std::make_integer_sequence<int, 8>{});
 }
 
+template <class Keys, std::size_t... i>
+void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next,
+                   std::index_sequence<i...>) {
+  static constexpr std::array<void (*)(const Keys&, const CodeScoreArgs&, std::size_t, Upcoming) noexcept, kCodeRows>
+      kTiles{score_tile<i + 1, Keys>...};
+  kTiles[rows - 1](keys, a, first_row, next);
+}
+
 template <class Keys>
 void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next) {
-  static constexpr std::array<void (*)(const Keys&, const CodeScoreArgs&, std::size_t, Upcoming) noexcept, kCodeRows>
-      kTiles{score_tile<1, Keys>, score_tile<2, Keys>, score_tile<3, Keys>,
-             score_tile<4, Keys>, score_tile<5, Keys>, score_tile<6, Keys>};
-  kTiles[rows - 1](keys, a, first_row, next);
+  score_tile_of(rows, keys, a, first_row, next, std::make_index_sequence<kCodeRows>{});
 }
 
 }  // namespace
@@ -153,8 +158,9 @@ void score_codes(const CodeScoreArgs& a) noexcept {
   alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
   decode<bits>(a, bytes, std::make_integer_sequence<int, 8>{});
   const KeyBytes<bits <= 6 ? 6 : 8> keys{bytes};
-  for (std::size_t first = 0; first < rows; first += kCodeRows) {
-    score_tile_of(std::min(kCodeRows, rows - first), keys, a, first, first == 0 ? a.next : Upcoming{});
+  const std::size_t planes = rows / a.rows, step = kCodeRows / planes * planes;  // the planes of a row stay together
+  for (std::size_t first = 0; first < rows; first += step) {
+    score_tile_of(std::min(step, rows - first), keys, a, first, first == 0 ? a.next : Upcoming{});
   }
 }
 
