@@ -12,9 +12,9 @@
 #include "kernels/registry.h"
 
 /// Attention over pages of codes (codec/page_layout.h): whole-number dot products with the query, or with the softmax
-/// weights, as quantized below. A page's levels are looked up in registers; nothing is decoded to memory. Rows and the
-/// softmax that joins score and mix are those of kernels/attention/attention.h, and as there each row's result has the
-/// same bits whatever other rows stand beside it. All kernels are noexcept and allocate nothing.
+/// weights, as quantized below. A page's levels are looked up in registers, or, for many rows, once for all. Rows and
+/// the softmax that joins score and mix are those of kernels/attention/attention.h, and as there each row's result has
+/// the same bits whatever other rows stand beside it. All kernels are noexcept and allocate nothing.
 namespace kvant::kernels {
 
 /// A code as a number: level = step * bytes[code] - offset. Above 6 bits bytes[code] is the code itself and step 2, up
