@@ -19,6 +19,7 @@ using codec::PageSide;
 using kernels::kPageTokens;
 
 constexpr std::size_t kLeastGroup = 8, kMostGroup = 256;
+constexpr std::size_t kMostDims = 512;  ///< that the kernels take
 constexpr std::uint64_t kSignSeed = 0x6b76616e74;
 /// From this many bits on a query of 8 bits would add to the error of the keys.
 constexpr int kTwoPlaneBits = 6;
@@ -41,6 +42,9 @@ std::vector<Group> cut(std::size_t head_dim, std::size_t size) {
     first += count;
     offset += round_up(count, codec::kPageDimBlock);
   }
+  KVANT_CHECK(offset <= kMostDims, ErrorCode::invalid_argument,
+              "cache: head_dim {} takes {} values in groups, expected at most {} for lm and uni types", head_dim,
+              offset, kMostDims);
   return groups;
 }
 
@@ -174,8 +178,6 @@ class PlaneCodec final : public PageCodec {
       shaping_.push_back(codec::make_shaping(std::vector<double>(m.begin(), m.end()), size));
     }
   }
-
-  static constexpr std::size_t kMostDims = 1024 + 2 * codec::kPageDimBlock;
 
   codec::ScaleFormat norm_;
   int planes_;  ///< of the queries

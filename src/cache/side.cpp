@@ -1,6 +1,7 @@
 #include "cache/side.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -98,13 +99,34 @@ void Side::add_bases(const CacheConfig& config) {
   if (spec_.shape != codec::Shape::none) shape_codecs(config);
 }
 
+/// The metric of a head's codes: what its constants say an error costs. Of keys it is diagonal, as RoPE turns the
+/// queries of a pair through all angles: E|Q_j|^2 over the square of the pair's scale.
+std::vector<float> Side::metric(const LayerConstants& constants, std::size_t layer, std::size_t kv_head) const {
+  const std::size_t size = head_dim_ * head_dim_;
+  if (side_ == PageSide::value) {
+    if (constants.v_metric.empty()) return {};
+    const auto first = constants.v_metric.begin() + static_cast<std::ptrdiff_t>(kv_head * size);
+    return {first, first + static_cast<std::ptrdiff_t>(size)};
+  }
+  if (constants.q_energy.empty()) return {};
+  std::vector<float> metric(size);
+  const std::vector<float>& inverse = head(layer, kv_head).basis.inverse;
+  const float* energy = constants.q_energy.data() + kv_head * rope_pairs_;
+  const float mean = std::accumulate(energy, energy + rope_pairs_, 0.0F) / static_cast<float>(rope_pairs_);
+  for (std::size_t i = 0; i < head_dim_; ++i) {
+    const float factor = inverse.empty() ? 1.0F : inverse[i];
+    metric[i * head_dim_ + i] = (i < 2 * rope_pairs_ ? energy[i % rope_pairs_] : mean) * factor * factor;
+  }
+  return metric;
+}
+
 /// Gives each head with a metric a codec of its own.
 void Side::shape_codecs(const CacheConfig& config) {
-  const std::size_t size = head_dim_ * head_dim_;
   for (std::size_t layer = 0; layer < layer_count_; ++layer) {
-    const std::span<const float> metric = config.constants[layer].v_metric;
-    for (std::size_t head = 0; head < kv_heads_ && !metric.empty(); ++head) {
-      codecs_.push_back(make_plane_codec(spec_, side_, head_dim_, metric.subspan(head * size, size), isa_));
+    for (std::size_t head = 0; head < kv_heads_; ++head) {
+      const std::vector<float> m = metric(config.constants[layer], layer, head);
+      if (m.empty()) continue;
+      codecs_.push_back(make_plane_codec(spec_, side_, head_dim_, m, isa_));
       heads_[layer * kv_heads_ + head].codec = codecs_.back().get();
     }
   }

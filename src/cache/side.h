@@ -68,6 +68,7 @@ class Side {
   void add_codecs(const CacheConfig& config, Isa isa);
   void add_flex_codecs(const CacheConfig& config, Isa isa);
   void add_bases(const CacheConfig& config);
+  std::vector<float> metric(const LayerConstants& constants, std::size_t layer, std::size_t kv_head) const;
   void shape_codecs(const CacheConfig& config);
   PageGrid grid(std::size_t layer) const;
 

@@ -104,12 +104,9 @@ class KeyReader {
     if (key == "scale" && keys) return choose(key, value, Names<PairScale>(kScales), spec_->scale);
     if (key == "group" && spec_->coded()) return group(value);
     if (key == "norm" && spec_->coded()) return choose(key, value, Names<ScaleFormat>(kNorms), spec_->norm);
-    if (key == "shape" && spec_->coded() && !keys) return choose(key, value, Names<Shape>(kShapes), spec_->shape);
-    refuse_key(key, fmt::format("anchor{} sinks recent plan{}",
-                                keys             ? " scale"
-                                : spec_->coded() ? " shape"
-                                                 : "",
-                                spec_->coded() ? " group norm" : ""));
+    if (key == "shape" && spec_->coded()) return choose(key, value, Names<Shape>(kShapes), spec_->shape);
+    refuse_key(key, fmt::format("anchor{} sinks recent plan{}", keys ? " scale" : "",
+                                spec_->coded() ? " shape group norm" : ""));
   }
 
   void check_whole() const {
@@ -184,7 +181,8 @@ std::optional<CacheSpec> parse_type(std::string_view form, PageSide side) {
     spec.coding = c.coding;
     spec.bits = static_cast<int>(*bits);
     spec.anchor = Anchor::bias;
-    if (side == PageSide::key) spec.scale = PairScale::automatic;
+    spec.scale = side == PageSide::key ? PairScale::automatic : PairScale::none;
+    spec.shape = side == PageSide::value ? Shape::weights : Shape::none;
     return spec;
   }
   return std::nullopt;

@@ -26,10 +26,10 @@ enum class PairScale : std::uint8_t {
   plan,       ///< from the energies measured in a plan
 };
 
-/// The metric in which codes of values are chosen (codec/shaping.h).
+/// The metric in which codes are chosen (codec/shaping.h).
 enum class Shape : std::uint8_t {
   none,
-  weights,  ///< what the output projection makes of an error
+  weights,  ///< values: what the output projection makes of an error; keys: the energies of the queries
 };
 
 /// Predicted gain (PairScale::automatic) above which pairs are scaled.
@@ -42,9 +42,10 @@ inline constexpr double kScaleGain = 1.3;
 /// uni2 .. uni8: codes of so many bits for the rotated head (codec/vector_codec.h); for keys flex:S:H:L:JH:JL and
 /// flexfix:S:H:L:JH:JL (codec/flex.h), or flex: each layer as the permutation file says.
 ///
-/// Keys: anchor=none|static|bias|mean, scale=none|weights|auto|plan (keys), shape=none|weights (values), group=N dims
-/// with a scale of their own, norm=f16|log8, sinks=N and recent=N tokens kept in f16, plan=FILE, perms=FILE (flex).
-/// Defaults of lm and uni: anchor=bias, scale=auto, one group, f16, none; of other types: anchor=none, scale=none.
+/// Keys: anchor=none|static|bias|mean, scale=none|weights|auto|plan (keys), shape=none|weights, group=N dims with a
+/// scale of their own, norm=f16|log8, sinks=N and recent=N tokens kept in f16, plan=FILE, perms=FILE (flex).
+/// Defaults of lm and uni: anchor=bias, scale=auto (keys), shape=weights (values), one group, f16, none; of other
+/// types: anchor=none, scale=none.
 struct CacheSpec {
   enum class Coding : std::uint8_t { blocks, lm, uni, flex };
 

@@ -46,8 +46,8 @@ TEST(CacheSpec, SettingsRoundTrip) {
         "rot-q8_0,scale=weights", "flex,perms=p.bin", "flex:1:9:4:1:1,perms=p.bin", "lm2,norm=log8"}) {
     EXPECT_EQ(to_string(parse_cache_spec(text)), text);
   }
-  for (const char* text : {"lm4", "lm4,anchor=none,group=64,norm=log8,shape=weights,sinks=1,recent=2",
-                           "f16,anchor=bias", "uni4,anchor=mean,plan=p"}) {
+  for (const char* text : {"lm4", "lm4,anchor=none,group=64,norm=log8,shape=none,sinks=1,recent=2", "f16,anchor=bias",
+                           "uni4,anchor=mean,plan=p"}) {
     EXPECT_EQ(to_string(parse_cache_spec(text, PageSide::value), PageSide::value), text);
   }
 }
@@ -59,6 +59,8 @@ TEST(CacheSpec, DefaultsAreTheBestWithoutCalibration) {
   EXPECT_EQ(keys.bits, 4);
   EXPECT_EQ(values.anchor, Anchor::bias);
   EXPECT_EQ(values.scale, PairScale::none);
+  EXPECT_EQ(keys.shape, Shape::none);
+  EXPECT_EQ(values.shape, Shape::weights);
   EXPECT_EQ(parse_cache_spec("lm4,anchor=bias,scale=auto,sinks=0"), keys);
   EXPECT_EQ(parse_cache_spec("q8_0").anchor, Anchor::none);
 }
@@ -66,9 +68,9 @@ TEST(CacheSpec, DefaultsAreTheBestWithoutCalibration) {
 TEST(CacheSpec, WrongSettingsAreNamed) {
   EXPECT_THAT(message_of("q8_0,bits=4"),
               HasSubstr("unknown key 'bits', expected one of anchor scale sinks recent plan"));
-  EXPECT_THAT(message_of("lm4,shape=weights"), HasSubstr("anchor scale sinks recent plan group norm"));
+  EXPECT_THAT(message_of("lm4,bits=4"), HasSubstr("anchor scale sinks recent plan shape group norm"));
   EXPECT_THAT(message_of("lm4,scale=auto", PageSide::value),
-              HasSubstr("unknown key 'scale', expected one of anchor shape sinks recent plan group norm"));
+              HasSubstr("unknown key 'scale', expected one of anchor sinks recent plan shape group norm"));
   EXPECT_THAT(message_of("rot-q4_0,"), HasSubstr("unknown key ''"));
   EXPECT_THAT(message_of("lm4,anchor"), HasSubstr("anchor=, expected one of none static bias mean"));
   EXPECT_THAT(message_of("lm4,scale=2"), HasSubstr("scale=2, expected one of none weights auto plan"));
