@@ -55,11 +55,16 @@ std::size_t available_memory(const path& root) {
   return available;
 }
 
+/// Below this, pages of the usual size waste less.
+constexpr std::size_t kHugeFrom = std::size_t{8} << 20;
+
 Memory::Memory(std::size_t bytes)
     : bytes_(round_up(std::max<std::size_t>(bytes, 1), static_cast<std::size_t>(sysconf(_SC_PAGESIZE)))) {
   void* data = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   KVANT_CHECK(data != MAP_FAILED, ErrorCode::out_of_memory, "cannot allocate {} bytes for the cache", bytes_);
   data_ = static_cast<std::byte*>(data);
+  // Attention streams through all of it: fewer and larger pages of the kernel, where it gives them.
+  if (bytes_ >= kHugeFrom) madvise(data, bytes_, MADV_HUGEPAGE);
 }
 
 Memory::~Memory() {

@@ -160,6 +160,9 @@ void add_rows(const AnchorArgs& a, std::size_t first_row) noexcept {
 
 void add_anchor(const AnchorArgs& a) noexcept {
   if (a.anchor.slow_first == a.anchor.slow_last && a.anchor.fast.empty()) return;
+  // The next page's angles; what is streamed between two pages throws them out of the near caches.
+  const std::size_t angles = 2 * a.angles.padded_pairs();
+  for (std::size_t i = 0; i < angles; i += 16) __builtin_prefetch(a.angles.cosines(a.page) + angles + i, 0, 3);
   std::size_t r = 0;
   for (; r + kRowTile <= a.rows; r += kRowTile) add_rows<kRowTile>(a, r);
   for (; r < a.rows; ++r) add_rows<1>(a, r);
