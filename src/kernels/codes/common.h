@@ -23,6 +23,32 @@ inline std::int32_t nearest_whole(float x) noexcept {
   return std::bit_cast<std::int32_t>(x + kRounder) - std::bit_cast<std::int32_t>(kRounder);
 }
 
+/// Where in a byte the fields of a code's lower and upper plane begin. Codes of 1, 2 and 4 bits have one plane only.
+struct Places {
+  int low, high;
+};
+inline constexpr int low_width(int bits) noexcept { return bits >= 4 ? 4 : bits >= 2 ? 2 : 1; }
+
+/// The codes (up to 6 bits) of bytes with fields at these places, whatever else is in the bytes.
+template <int bits, Places at>
+inline constexpr std::array<std::uint8_t, 64> kCodesAt = [] {
+  constexpr int kLow = low_width(bits);
+  std::array<std::uint8_t, 64> codes{};
+  for (int i = 0; i < 64; ++i) {
+    const int low = (i >> at.low) & ((1 << kLow) - 1), high = (i >> at.high) & ((1 << (bits - kLow)) - 1);
+    codes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(low | high << kLow);
+  }
+  return codes;
+}();
+
+/// Places within the low 4 bits, which are what tables of 16 bytes are asked with, for codes of up to 4 bits. Few
+/// moves bring fields there: most begin there, or share their move with a neighbour.
+template <int bits>
+constexpr Places places_in_nibbles(Places from) noexcept {
+  const int low = from.low % 4;
+  return {low, bits == 3 ? 2 - low + from.high % 2 : 0};
+}
+
 /// Consecutive dims [first, first + count) that share their scales; whole blocks.
 struct Group {
   std::size_t index, first, count;

@@ -34,14 +34,6 @@ Words move_bits(Words words) {
   if constexpr (from == to) return words;
   return from > to ? _mm256_srli_epi32(words, from - to) : _mm256_slli_epi32(words, to - from);
 }
-/// Shifts by more than 31, as unsigned numbers, leave nothing.
-struct Moves {
-  __m256i right, left;
-};
-inline Moves make_moves(int from, int to) { return {_mm256_set1_epi32(from - to), _mm256_set1_epi32(to - from)}; }
-inline Words move_bits(Words words, Moves moves) {
-  return _mm256_or_si256(_mm256_srlv_epi32(words, moves.right), _mm256_sllv_epi32(words, moves.left));
-}
 
 template <int mask>
 Words keep_bits(Words a) {
@@ -52,6 +44,12 @@ Words select_bits(Words low, Words high) {
   return _mm256_or_si256(keep_bits<mask>(low), _mm256_andnot_si256(_mm256_set1_epi8(static_cast<char>(mask)), high));
 }
 
+/// Up to 4 bits the table is asked with nibbles; above, bytes of several tables are chosen by the highest bits.
+template <int bits>
+constexpr Places places(Places from) {
+  return bits <= 4 ? places_in_nibbles<bits>(from) : Places{0, 12 - bits};
+}
+
 struct Table {
   __m256i parts[4];
 
@@ -60,20 +58,27 @@ struct Table {
       parts[i] = _mm256_broadcastsi128_si256(load_16_bytes(table.bytes.data() + 16 * i));
     }
   }
-  template <int bits>
-  [[gnu::always_inline]] Words look_up(Words codes) const {
-    const Words low = keep_bits<0x0f>(codes);
-    if constexpr (bits <= 4) return _mm256_shuffle_epi8(parts[0], low);
-    const Words first = by_bit<4>(_mm256_shuffle_epi8(parts[0], low), _mm256_shuffle_epi8(parts[1], low), codes);
-    if constexpr (bits == 5) return first;
-    const Words second = by_bit<4>(_mm256_shuffle_epi8(parts[2], low), _mm256_shuffle_epi8(parts[3], low), codes);
-    return by_bit<5>(first, second, codes);
+  template <int bits, Places at>
+  [[gnu::always_inline]] Words look_up(Words low, Words high) const {
+    if constexpr (bits <= 4) {
+      const __m256i codes = _mm256_broadcastsi128_si256(load_16_bytes(kCodesAt<bits, at>.data()));
+      const Words nibbles = bits == 3
+                                ? _mm256_or_si256(keep_bits<0x03 << at.low>(low), keep_bits<0x01 << at.high>(high))
+                                : keep_bits<0x0f>(low);
+      return _mm256_shuffle_epi8(_mm256_shuffle_epi8(parts[0], codes), nibbles);
+    }
+    const Words nibbles = keep_bits<0x0f>(low);
+    if constexpr (bits == 5) return one_of_two<0>(nibbles, high);
+    const Words middle = add(high, high);
+    return _mm256_blendv_epi8(one_of_two<0>(nibbles, middle), one_of_two<2>(nibbles, middle), high);
   }
 
  private:
-  template <int bit>
-  static Words by_bit(Words zero, Words one, Words codes) {
-    return _mm256_blendv_epi8(zero, one, _mm256_slli_epi32(codes, 7 - bit));
+  /// Of two parts, by the highest bit of each byte of `which`.
+  template <int first>
+  [[gnu::always_inline]] Words one_of_two(Words nibbles, Words which) const {
+    return _mm256_blendv_epi8(_mm256_shuffle_epi8(parts[first], nibbles),
+                              _mm256_shuffle_epi8(parts[first + 1], nibbles), which);
   }
 };
 

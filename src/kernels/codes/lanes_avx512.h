@@ -33,9 +33,6 @@ template <int from, int to>
 Words move_bits(Words words) {
   return from == to ? words : _mm512_ror_epi32(words, (from - to + 32) % 32);
 }
-using Moves = __m512i;
-inline Moves make_moves(int from, int to) { return _mm512_set1_epi32(from - to); }
-inline Words move_bits(Words words, Moves moves) { return _mm512_rorv_epi32(words, moves); }
 
 /// Bits of `low` where the mask has ones in a byte, of `high` elsewhere.
 template <int mask>
@@ -47,14 +44,31 @@ Words keep_bits(Words a) {
   return _mm512_and_si512(a, _mm512_set1_epi8(static_cast<char>(mask)));
 }
 
-/// The bytes of codes of up to 6 bits, which may have anything above them: the permutation reads 6 bits, and the table
-/// repeats itself.
+/// Where the fields of a code of up to 6 bits are moved to be looked up: the permutation reads the low 6 bits of a
+/// byte, wherever among them the fields are, so that most stay where they are. Moves cost more than all else: shifts
+/// compete with dot products.
+template <int bits>
+constexpr Places places(Places from) {
+  if (bits == 1) return {from.low < 6 ? from.low : from.low - 2, 0};
+  if (bits == 2) return {std::min(from.low, 4), 0};
+  if (bits == 5) return {0, 4 + from.high % 2};
+  if (bits != 3) return {0, 4};
+  const Places to{std::min(from.low, 4), from.high < 6 ? from.high : from.high - 4};
+  if (to.high / 2 != to.low / 2) return to;
+  return {from.low < 4 ? from.low + 2 : from.low - 4, to.high};
+}
+
+/// The bytes of codes of up to 6 bits.
 struct Table {
   __m512i bytes;
   explicit Table(const CodeTable& table) : bytes(load_words(table.bytes.data())) {}
-  template <int bits>
-  [[gnu::always_inline]] Words look_up(Words codes) const {
-    return _mm512_permutexvar_epi8(codes, bytes);
+
+  /// From words with the fields of both planes at these places, and anything around them.
+  template <int bits, Places at>
+  [[gnu::always_inline]] Words look_up(Words low, Words high) const {
+    constexpr int kLow = low_width(bits), kMask = ((1 << kLow) - 1) << at.low;
+    return _mm512_permutexvar_epi8(bits == kLow ? low : select_bits<kMask>(low, high),
+                                   _mm512_permutexvar_epi8(load_words(kCodesAt<bits, at>.data()), bytes));
   }
 };
 

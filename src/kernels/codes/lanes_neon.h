@@ -32,9 +32,6 @@ Words move_bits(Words words) {
   if constexpr (from < to) return vshlq_n_u32(words, to - from);
   return words;
 }
-using Moves = int32x4_t;
-inline Moves make_moves(int from, int to) { return vdupq_n_s32(to - from); }
-inline Words move_bits(Words words, Moves moves) { return vshlq_u32(words, moves); }
 
 template <int mask>
 Words select_bits(Words low, Words high) {
@@ -45,18 +42,25 @@ Words keep_bits(Words a) {
   return vandq_u32(a, vreinterpretq_u32_u8(vdupq_n_u8(mask)));
 }
 
+template <int bits>
+constexpr Places places(Places from) {
+  return bits <= 4 ? places_in_nibbles<bits>(from) : Places{0, 4};
+}
+
 struct Table {
   uint8x16x4_t bytes;
 
   explicit Table(const CodeTable& table) {
     for (std::size_t i = 0; i < 4; ++i) bytes.val[i] = vld1q_u8(table.bytes.data() + 16 * i);
   }
-  template <int bits>
-  [[gnu::always_inline]] Words look_up(Words codes) const {
-    if constexpr (bits <= 4) {
-      return vreinterpretq_u32_u8(vqtbl1q_u8(bytes.val[0], vreinterpretq_u8_u32(keep_bits<0x0f>(codes))));
-    }
-    return vreinterpretq_u32_u8(vqtbl4q_u8(bytes, vreinterpretq_u8_u32(keep_bits<0x3f>(codes))));
+  template <int bits, Places at>
+  [[gnu::always_inline]] Words look_up(Words low, Words high) const {
+    constexpr int kLow = low_width(bits), kMask = ((1 << kLow) - 1) << at.low;
+    const Words codes = keep_bits < bits <= 4 ? 0x0f : 0x3f > (bits == kLow ? low : select_bits<kMask>(low, high));
+    const uint8x16_t index = vreinterpretq_u8_u32(codes);
+    if constexpr (bits > 4) return vreinterpretq_u32_u8(vqtbl4q_u8(bytes, index));
+    const uint8x16_t table = vqtbl1q_u8(bytes.val[0], vld1q_u8(kCodesAt<bits, at>.data()));
+    return vreinterpretq_u32_u8(vqtbl1q_u8(table, index));
   }
 };
 

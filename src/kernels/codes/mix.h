@@ -6,70 +6,73 @@ namespace {
 template <int bits>
 struct ValuePlanes {
   static constexpr int kBits = bits;
+  /// Of the dims: within each, all fields of a plane stand at the same places in their words.
+  static constexpr int kParts = bits % 2 == 1 ? 4 : bits % 4 == 2 ? 2 : 1;
   const std::byte* page;
   std::size_t dims;
   Table table;
 
   explicit ValuePlanes(const CodeMixArgs& a) : page(a.page), dims(a.pages.layout.padded_dims()), table(a.pages.table) {}
 
-  template <int half>
+  template <int part, int half>
   struct Fields {
     const std::byte* page;
     std::size_t dims, dim, octet;
 
-    template <int width, int first_bit>
+    static constexpr int piece(int width) { return part * (4 / width) / kParts; }
+    static constexpr int at(int width) { return width == 0 ? 0 : width * (2 * piece(width) + half); }
+    template <int width, int first_bit, int place>
     [[gnu::always_inline]] Words get() const {
-      const std::size_t words = dims * width / 4;
-      const Words at = load_words(page + 8 * dims * first_bit + 4 * (octet * words + dim % words));
-      if constexpr (width == 4) return move_bits<4 * half, first_bit>(at);
-      return move_bits(at, make_moves(width * (2 * static_cast<int>(dim / words) + half), first_bit));
+      const std::size_t words = dims * width / 4, word = octet * words + dim - piece(width) * words;
+      return move_bits<at(width), place>(load_words(page + 8 * dims * first_bit + 4 * word));
     }
   };
 
-  /// A vector of dims.
-  struct Column {
-    const ValuePlanes& values;
-    std::size_t dim;
-
-    /// For four tokens of 8.
-    template <int half>
-    [[gnu::always_inline]] Words get(std::size_t octet) const {
-      return look_up<bits>(values.table, join_planes<bits>(Fields<half>{values.page, values.dims, dim, octet}));
-    }
-  };
-  [[gnu::always_inline]] Column column(std::size_t dim) const { return {*this, dim}; }
+  /// A vector of dims of a part, for four tokens of 8.
+  template <int part, int half>
+  [[gnu::always_inline]] Words get(std::size_t dim, std::size_t octet) const {
+    return read_bytes<bits>(table, Fields<part, half>{page, dims, dim, octet});
+  }
 };
+
+/// The dims of a part that are in [first, end).
+template <int part, class Values>
+std::pair<std::size_t, std::size_t> dims_of_part(const Values& values, std::size_t first, std::size_t end) {
+  const std::size_t size = values.dims / Values::kParts;
+  return {std::max(first, part * size), std::min(end, (part + 1) * size)};
+}
 
 /// The same, decoded once for many rows.
 template <int bits>
 struct ValueBytes {
-  static constexpr int kBits = bits;
+  static constexpr int kBits = bits, kParts = 1;
   const std::uint8_t* bytes;
   std::size_t dims;
 
-  struct Column {
-    const std::uint8_t* bytes;
-    std::size_t dims;
-    template <int half>
-    [[gnu::always_inline]] Words get(std::size_t octet) const {
-      return load_words(bytes + 4 * (2 * octet + half) * dims);
-    }
-  };
-  Column column(std::size_t dim) const { return {bytes + 4 * dim, dims}; }
+  static std::size_t at(std::size_t dims, int half, std::size_t dim, std::size_t octet) {
+    return 4 * ((2 * octet + static_cast<std::size_t>(half)) * dims + dim);
+  }
+  template <int part, int half>
+  [[gnu::always_inline]] Words get(std::size_t dim, std::size_t octet) const {
+    return load_words(bytes + at(dims, half, dim, octet));
+  }
 };
 
-template <int bits>
-void decode(const CodeMixArgs& a, std::uint8_t* bytes) {
-  const std::size_t dims = a.pages.layout.padded_dims();
-  const ValuePlanes<bits> planes(a);
-  for (std::size_t dim = 0; dim < dims; dim += kCodeLanes) {
-    const auto column = planes.column(dim);
-    for (std::size_t octet = 0; 8 * octet < a.tokens; ++octet) {
-      std::uint8_t* to = bytes + 4 * (2 * octet * dims + dim);
-      store_words(to, column.template get<0>(octet));
-      store_words(to + 4 * dims, column.template get<1>(octet));
+template <int part, int bits>
+void decode_part(const ValuePlanes<bits>& values, std::size_t tokens, std::uint8_t* bytes) {
+  const auto [first, end] = dims_of_part<part>(values, 0, values.dims);
+  for (std::size_t dim = first; dim < end; dim += kCodeLanes) {
+    for (std::size_t octet = 0; 8 * octet < tokens; ++octet) {
+      store_words(bytes + ValueBytes<bits>::at(values.dims, 0, dim, octet), values.template get<part, 0>(dim, octet));
+      store_words(bytes + ValueBytes<bits>::at(values.dims, 1, dim, octet), values.template get<part, 1>(dim, octet));
     }
   }
+}
+
+template <int bits, int... parts>
+void decode(const CodeMixArgs& a, std::uint8_t* bytes, std::integer_sequence<int, parts...>) {
+  const ValuePlanes<bits> values(a);
+  (decode_part<parts>(values, a.tokens, bytes), ...);
 }
 
 inline std::int32_t whole_sum(F32 a) { return static_cast<std::int32_t>(sum(a)); }
@@ -124,46 +127,46 @@ void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_r
   }
 }
 
-template <std::size_t rows>
-using DimSums = WeightedSums[rows][kDimVectors];
+template <std::size_t rows, std::size_t vectors>
+using DimSums = WeightedSums[rows][vectors];
 
-template <int half, std::size_t rows, class Values>
-[[gnu::always_inline]] inline void add_four_tokens(DimSums<rows>& sums, const Values& values, std::size_t dim,
+template <int part, int half, std::size_t rows, std::size_t vectors, class Values>
+[[gnu::always_inline]] inline void add_four_tokens(DimSums<rows, vectors>& sums, const Values& values, std::size_t dim,
                                                    const RowWeights* weights, std::size_t octet) {
-  Bytes bytes[kDimVectors];
+  Bytes bytes[vectors];
   KVANT_UNROLL
-  for (std::size_t c = 0; c < kDimVectors; ++c) {
-    bytes[c] = to_bytes(values.column(dim + c * kCodeLanes).template get<half>(octet));
+  for (std::size_t c = 0; c < vectors; ++c) {
+    bytes[c] = to_bytes(values.template get<part, half>(dim + c * kCodeLanes, octet));
   }
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
     KVANT_UNROLL
-    for (std::size_t c = 0; c < kDimVectors; ++c) {
+    for (std::size_t c = 0; c < vectors; ++c) {
       sums[r][c].add_four(bytes[c], weights[r].whole, 8 * octet + 4 * half);
     }
   }
 }
 
-/// kDimVectors vectors of dims of the result.
-template <std::size_t rows, class Values>
+/// Some vectors of dims of the result.
+template <int part, std::size_t rows, std::size_t vectors, class Values>
 [[gnu::always_inline]] inline void mix_columns(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
                                                const float* rescale, float* out, std::size_t dim) {
   const std::size_t dims = values.dims, octets = (a.tokens + 7) / 8;
-  DimSums<rows> sums;
+  DimSums<rows, vectors> sums;
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
     KVANT_UNROLL
     for (auto& sum : sums[r]) sum.start(set_words(weights[r].start));
   }
   for (std::size_t octet = 0; octet < octets; ++octet) {
-    add_four_tokens<0, rows>(sums, values, dim, weights, octet);
-    add_four_tokens<1, rows>(sums, values, dim, weights, octet);
+    add_four_tokens<part, 0>(sums, values, dim, weights, octet);
+    add_four_tokens<part, 1>(sums, values, dim, weights, octet);
   }
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
     const F32 unit = broadcast(weights[r].unit), keep = broadcast(rescale[r]);
     KVANT_UNROLL
-    for (std::size_t c = 0; c < kDimVectors; ++c) {
+    for (std::size_t c = 0; c < vectors; ++c) {
       const F32 sum = after_sums<Values::kBits>(sums[r][c].total(), a.pages.table, weights[r].sum);
       float* to = out + r * dims + dim + c * kCodeLanes;
       store(to, fma(unit, sum, keep * load(to)));
@@ -171,21 +174,39 @@ template <std::size_t rows, class Values>
   }
 }
 
-template <std::size_t rows, class Values>
-void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next) noexcept {
+template <int part, std::size_t rows, class Values>
+[[gnu::always_inline]] inline void mix_part(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
+                                            const Group& group, std::size_t first_row, Prefetcher& prefetcher) {
   constexpr std::size_t kStep = kDimVectors * kCodeLanes;
-  const Values local = values;
-  float* out = a.out + first_row * local.dims;
-  Prefetcher prefetcher(next, local.dims / kStep);
+  const float* rescale = a.rescale + first_row;
+  float* out = a.out + first_row * values.dims;
+  auto [dim, end] = dims_of_part<part>(values, group.first, group.first + group.count);
+  for (; dim + kStep <= end; dim += kStep) {
+    prefetcher.step();
+    mix_columns<part, rows, kDimVectors>(values, a, weights, rescale, out, dim);
+  }
+  if constexpr (kDimVectors > 1) {
+    if (dim == end) return;
+    prefetcher.step();
+    mix_columns<part, rows, 1>(values, a, weights, rescale, out, dim);
+  }
+}
+
+template <std::size_t rows, class Values, int... parts>
+[[gnu::always_inline]] inline void mix_rows(const Values values, const CodeMixArgs& a, std::size_t first_row,
+                                            Upcoming next, std::integer_sequence<int, parts...>) {
+  Prefetcher prefetcher(next, values.dims / (kDimVectors * kCodeLanes));
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     RowWeights weights[rows];
     round_weights(a, group, first_row, weights);
     for (RowWeights& row : weights) row.start = before_sums<Values::kBits>(a.pages.table, row.sum);
-    for (std::size_t dim = group.first; dim < group.first + group.count; dim += kStep) {
-      prefetcher.step();
-      mix_columns<rows>(local, a, weights, a.rescale + first_row, out, dim);
-    }
+    (mix_part<parts, rows>(values, a, weights, group, first_row, prefetcher), ...);
   }
+}
+
+template <std::size_t rows, class Values>
+void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next) noexcept {
+  mix_rows<rows>(values, a, first_row, next, std::make_integer_sequence<int, Values::kParts>{});
 }
 
 template <class Values, std::size_t... i>
@@ -207,7 +228,7 @@ template <int bits>
 void mix_codes(const CodeMixArgs& a) noexcept {
   if (a.rows <= kCodeRows) return mix_tile_of(a.rows, ValuePlanes<bits>(a), a, 0, a.next);
   alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
-  decode<bits>(a, bytes);
+  decode<bits>(a, bytes, std::make_integer_sequence<int, ValuePlanes<bits>::kParts>{});
   const ValueBytes<bits <= 6 ? 6 : 8> values{bytes, a.pages.layout.padded_dims()};
   for (std::size_t first = 0; first < a.rows; first += kCodeRows) {
     mix_tile_of(std::min(kCodeRows, a.rows - first), values, a, first, first == 0 ? a.next : Upcoming{});

@@ -8,30 +8,22 @@ void mix_codes(const CodeMixArgs& args) noexcept;
 constexpr std::size_t kCodeLanes = F32::kLanes;
 constexpr std::size_t kTokenVectors = kPageTokens / kCodeLanes;
 
-/// Codes from fields.get<width, first_bit>(), which gives a plane's bits at their place in the code, with anything
-/// around them. Up to 6 bits anything may also stand above the codes.
+/// The bytes of codes: fields.at(width) tells where in each byte of words the fields of a plane begin,
+/// fields.get<width, first_bit, place>() gives the words, moved so that they begin at `place`.
 template <int bits, class Fields>
-[[gnu::always_inline]] inline Words join_planes(const Fields& fields) {
-  if constexpr (bits == 3) {
-    return select_bits<0x03>(fields.template get<2, 0>(), fields.template get<1, 2>());
-  } else if constexpr (bits == 5) {
-    return select_bits<0x0f>(fields.template get<4, 0>(), fields.template get<1, 4>());
-  } else if constexpr (bits == 6) {
-    return select_bits<0x0f>(fields.template get<4, 0>(), fields.template get<2, 4>());
-  } else if constexpr (bits == 7) {
-    const Words high = select_bits<0x3f>(fields.template get<2, 4>(), fields.template get<1, 6>());
-    return keep_bits<0x7f>(select_bits<0x0f>(fields.template get<4, 0>(), high));
+[[gnu::always_inline]] inline Words read_bytes(const Table& table, const Fields& fields) {
+  if constexpr (bits == 7) {
+    const Words high = select_bits<0x3f>(fields.template get<2, 4, 4>(), fields.template get<1, 6, 6>());
+    return keep_bits<0x7f>(select_bits<0x0f>(fields.template get<4, 0, 0>(), high));
   } else if constexpr (bits == 8) {
-    return select_bits<0x0f>(fields.template get<4, 0>(), fields.template get<4, 4>());
+    return select_bits<0x0f>(fields.template get<4, 0, 0>(), fields.template get<4, 4, 4>());
   } else {
-    return fields.template get<bits, 0>();
+    constexpr int kLow = low_width(bits), kHigh = bits - kLow;
+    constexpr Places kAt = places<bits>({Fields::at(kLow), Fields::at(kHigh)});
+    const Words low = fields.template get<kLow, 0, kAt.low>();
+    if constexpr (kHigh == 0) return table.template look_up<bits, kAt>(low, low);
+    return table.template look_up<bits, kAt>(low, fields.template get<kHigh, kLow, kAt.high>());
   }
-}
-
-template <int bits>
-[[gnu::always_inline]] inline Words look_up(const Table& table, Words codes) {
-  if constexpr (bits > 6) return codes;
-  return table.look_up<bits>(codes);
 }
 
 /// What the sums of bytes times whole numbers, which sum to `whole`, start from, so that after_sums of them are the

@@ -17,18 +17,18 @@ struct KeyPlanes {
     const std::byte* page;
     std::size_t dims, block, token;
 
-    template <int width, int first_bit>
+    static constexpr int at(int width) { return width * quad % 8; }
+    template <int width, int first_bit, int place>
     [[gnu::always_inline]] Words get() const {
-      constexpr int kPerWord = 8 / width;
-      const std::size_t word = (block * width + quad / kPerWord) * kPageTokens + token;
-      return move_bits<width*(quad % kPerWord), first_bit>(load_words(page + 8 * dims * first_bit + 4 * word));
+      const std::size_t word = (block * width + width * quad / 8) * kPageTokens + token;
+      return move_bits<at(width), place>(load_words(page + 8 * dims * first_bit + 4 * word));
     }
   };
 
   /// Dims 4 quad .. 4 quad + 3 of a block of 32, for a vector of tokens.
   template <int quad>
   [[gnu::always_inline]] Words get(std::size_t block, std::size_t token) const {
-    return look_up<bits>(table, join_planes<bits>(Fields<quad>{page, dims, block, token}));
+    return read_bytes<bits>(table, Fields<quad>{page, dims, block, token});
   }
 };
 
