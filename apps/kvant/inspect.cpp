@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cache_sizes.h"
 #include "key_bias.h"
 #include "model/config.h"
 #include "model/weights.h"
@@ -234,7 +235,10 @@ std::string model_text(const gguf::File& file, const std::optional<Model>& model
   if (!file.tensors().empty()) {
     out += "\n" + type_table(file, colour) + "\n" + tensor_table(file, all || !model, colour);
   }
-  if (model) out += "\n" + key_bias_text(analyse_key_bias(model->config, model->weights), colour);
+  if (model) {
+    out += "\n" + key_bias_text(analyse_key_bias(model->config, model->weights), colour);
+    out += "\n" + cache_sizes_text(cache_sizes(model->config, model->weights), model->config, colour);
+  }
   return out;
 }
 
@@ -288,6 +292,14 @@ std::string document_text(const gguf::File& file, const std::optional<Model>& mo
                                          {"worst_head", v.head},
                                          {"error_over_spread", v.ratio},
                                          {"unsafe", v.unsafe()}});
+    }
+    for (const CacheSize& size : cache_sizes(model->config, model->weights)) {
+      document["cache_sizes"].push_back({{"type", size.type},
+                                         {"context", model->config.context},
+                                         {"k_bpv", size.usage.k_bpv},
+                                         {"v_bpv", size.usage.v_bpv},
+                                         {"cache_bytes", size.usage.bytes()},
+                                         {"constant_bytes", size.usage.constant_bytes}});
     }
   }
   return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

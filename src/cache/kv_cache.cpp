@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/mapped_file.h"
 #include "cache/attend.h"
 #include "cache/memory.h"
 #include "cache/side.h"
@@ -34,15 +35,39 @@ void check(const CacheConfig& c) {
   if (c.rope_pairs > c.head_dim / 2) {
     fail(kWrong, "cache: {} RoPE pairs, expected at most {} for head_dim {}", c.rope_pairs, c.head_dim / 2, c.head_dim);
   }
-  if (!c.constants.empty() && c.constants.size() != static_cast<std::size_t>(c.layers)) {
-    fail(kWrong, "cache: constants of {} layers, expected {}", c.constants.size(), c.layers);
-  }
   if (!c.rope.theta.empty() && c.rope.theta.size() != c.rope_pairs) {
     fail(kWrong, "cache: {} RoPE frequencies, expected {}", c.rope.theta.size(), c.rope_pairs);
   }
   if (c.capacity < 1 || c.capacity > std::numeric_limits<std::uint32_t>::max()) {
     fail(kWrong, "cache: capacity of {} tokens, expected 1 to {}", c.capacity,
          std::numeric_limits<std::uint32_t>::max());
+  }
+}
+
+void check_constants(const CacheConfig& c) {
+  constexpr ErrorCode kWrong = ErrorCode::invalid_argument;
+  if (c.constants.empty()) return;
+  if (c.constants.size() != static_cast<std::size_t>(c.layers)) {
+    fail(kWrong, "cache: constants of {} layers, expected {}", c.constants.size(), c.layers);
+  }
+  const auto heads = static_cast<std::size_t>(c.kv_heads);
+  for (std::size_t layer = 0; layer < c.constants.size(); ++layer) {
+    const LayerConstants& of = c.constants[layer];
+    const auto expect = [&](const char* name, const std::vector<float>& x, std::size_t size) {
+      if (!x.empty() && x.size() != heads * size) {
+        fail(kWrong, "cache: {} of layer {}: {} values, expected {}", name, layer, x.size(), heads * size);
+      }
+    };
+    expect("key anchor", of.k_anchor, c.head_dim);
+    expect("mean of the keys", of.k_static, c.head_dim);
+    expect("value anchor", of.v_anchor, c.head_dim);
+    expect("metric of the values", of.v_metric, c.head_dim * c.head_dim);
+    expect("energies of the keys", of.k_energy, c.rope_pairs);
+    expect("energies of the queries", of.q_energy, c.rope_pairs);
+    const bool anchor = c.k.anchor == codec::Anchor::bias || c.k.anchor == codec::Anchor::mean;
+    if (anchor && !of.k_anchor.empty() && c.rope.theta.size() != c.rope_pairs) {
+      fail(kWrong, "cache: keys with an anchor, but 0 RoPE frequencies, expected {}", c.rope_pairs);
+    }
   }
 }
 
@@ -65,8 +90,20 @@ void check_description(const std::string& path, std::string_view saved, std::str
   }
 }
 
+CacheUsage usage_of(const CacheConfig& c, std::size_t k_bytes, std::size_t v_bytes) {
+  const double values =
+      static_cast<double>(c.capacity) * c.sequences * c.layers * c.kv_heads * static_cast<double>(c.head_dim);
+  CacheUsage usage;
+  usage.k_bytes = k_bytes;
+  usage.v_bytes = v_bytes;
+  usage.k_bpv = 8 * static_cast<double>(k_bytes) / values;
+  usage.v_bpv = 8 * static_cast<double>(v_bytes) / values;
+  return usage;
+}
+
 CacheConfig with_defaults(CacheConfig c) {
   check(c);
+  check_constants(c);
   if (c.score_scale == 0) c.score_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(c.head_dim)));
   return c;
 }
@@ -100,8 +137,10 @@ struct KvCache::Impl {
   /// Gives both sides their memory, which comes before that of the workspace; returns the workspace's shape.
   Attend::Shape allocate() {
     check_memory(config, k.planned_bytes() + v.planned_bytes());
-    k.allocate(config);
-    v.allocate(config);
+    for (Side* side : {&k, &v}) {
+      side->prepare(config);
+      side->allocate();
+    }
     return {static_cast<std::size_t>(config.kv_heads), static_cast<std::size_t>(config.heads / config.kv_heads),
             config.head_dim, config.score_scale};
   }
@@ -109,7 +148,6 @@ struct KvCache::Impl {
   std::size_t& length(int layer, int sequence) {
     return lengths[static_cast<std::size_t>(layer) * seen.size() + static_cast<std::size_t>(sequence)];
   }
-  std::size_t kv_width() const { return static_cast<std::size_t>(config.kv_heads) * config.head_dim; }
 
   std::string description() const;
   void check_batch(int layer, const Batch& batch);
@@ -266,22 +304,27 @@ void KvCache::save(const std::filesystem::path& path) const {
 }
 
 void KvCache::load(const std::filesystem::path& path) {
+  const MappedFile file(path);
+  load(file.bytes(), path.string());
+}
+
+void KvCache::load(std::span<const std::byte> bytes, const std::string& name) {
   Impl& m = *impl_;
-  StateReader file(path);
+  StateReader file(bytes, name);
   const auto text = file.section("description");
-  check_description(file.path(), {reinterpret_cast<const char*>(text.data()), text.size()}, m.description());
+  check_description(name, {reinterpret_cast<const char*>(text.data()), text.size()}, m.description());
   std::vector<std::size_t> lengths(m.lengths.size());
   const auto saved = file.section("lengths", lengths.size() * sizeof(std::size_t));
   std::memcpy(lengths.data(), saved.data(), saved.size());
   for (const std::size_t length : lengths) {
     KVANT_CHECK(length <= m.config.capacity, ErrorCode::invalid_argument,
-                "{}: a sequence of {} tokens, the capacity is {}", file.path(), length, m.config.capacity);
+                "{}: a sequence of {} tokens, the capacity is {}", name, length, m.config.capacity);
   }
   // Everything is checked before anything changes.
   std::vector<std::pair<std::span<std::byte>, std::span<const std::byte>>> copies;
   for (Side* side : {&m.k, &m.v}) {
-    const char* name = side == &m.k ? "keys" : "values";
-    for (const auto part : side->contents(lengths)) copies.emplace_back(part, file.section(name, part.size()));
+    const char* what = side == &m.k ? "keys" : "values";
+    for (const auto part : side->contents(lengths)) copies.emplace_back(part, file.section(what, part.size()));
   }
   file.finish();
   for (const auto& [to, from] : copies) std::memcpy(to.data(), from.data(), from.size());
@@ -291,16 +334,22 @@ void KvCache::load(const std::filesystem::path& path) {
 const CacheConfig& KvCache::config() const noexcept { return impl_->config; }
 
 CacheUsage KvCache::usage() const {
-  const CacheConfig& c = impl_->config;
-  CacheUsage usage;
-  usage.k_bytes = impl_->k.bytes();
-  usage.v_bytes = impl_->v.bytes();
-  usage.constant_bytes = impl_->k.constant_bytes() + impl_->v.constant_bytes();
-  const double values =
-      static_cast<double>(c.capacity) * c.sequences * c.layers * static_cast<double>(impl_->kv_width());
-  usage.k_bpv = 8 * static_cast<double>(usage.k_bytes) / values;
-  usage.v_bpv = 8 * static_cast<double>(usage.v_bytes) / values;
-  usage.workspace_bytes = impl_->attend.workspace_bytes();
+  const Impl& m = *impl_;
+  CacheUsage usage = usage_of(m.config, m.k.bytes(), m.v.bytes());
+  usage.constant_bytes = m.k.constant_bytes() + m.v.constant_bytes();
+  usage.workspace_bytes = m.attend.workspace_bytes();
+  return usage;
+}
+
+CacheUsage planned_usage(const CacheConfig& config, Isa isa) {
+  check(config);
+  Side k(config, codec::PageSide::key, isa), v(config, codec::PageSide::value, isa);
+  CacheUsage usage =
+      usage_of(config, static_cast<std::size_t>(k.planned_bytes()), static_cast<std::size_t>(v.planned_bytes()));
+  for (Side* side : {&k, &v}) {
+    side->prepare(config);
+    usage.constant_bytes += side->constant_bytes();
+  }
   return usage;
 }
 

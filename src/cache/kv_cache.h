@@ -2,6 +2,8 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "base/cpu.h"
@@ -71,6 +73,8 @@ class KvCache {
   /// a damaged file; invalid_argument, naming the field and both values, for one of another type, size or model. Then
   /// this cache is as it was.
   void load(const std::filesystem::path& path);
+  /// The same from a file in memory; `name` is for errors.
+  void load(std::span<const std::byte> bytes, const std::string& name);
 
   const CacheConfig& config() const noexcept;
   CacheUsage usage() const;
@@ -79,5 +83,8 @@ class KvCache {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// What a cache would use, without its memory: rounding to pages of the kernel and the workspace are not counted.
+CacheUsage planned_usage(const CacheConfig& config, Isa isa);
 
 }  // namespace kvant::cache

@@ -83,7 +83,7 @@ void Side::add_flex_codecs(const CacheConfig& config, Isa isa) {
   }
 }
 
-void Side::add_bases(const CacheConfig& config) {
+void Side::prepare(const CacheConfig& config) {
   if (config.constants.empty()) return;
   if (side_ == PageSide::key && !config.rope.theta.empty()) angles_.emplace(config.rope, config.capacity);
   bool anchored = false;
@@ -148,8 +148,7 @@ double Side::planned_bytes() const {
   return bytes;
 }
 
-void Side::allocate(const CacheConfig& config) {
-  add_bases(config);
+void Side::allocate() {
   layers_.reserve(layer_count_);
   std::size_t bytes = 0;
   for (std::size_t layer = 0; layer < layer_count_; ++layer) bytes += grid(layer).bytes();

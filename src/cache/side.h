@@ -29,8 +29,10 @@ class Side {
 
   /// Bytes that allocate() will ask for; a double, which no count can overflow.
   double planned_bytes() const;
-  /// Makes bases and pages; before it there are none.
-  void allocate(const CacheConfig& config);
+  /// Chooses the bases of all heads.
+  void prepare(const CacheConfig& config);
+  /// Makes the pages; before it there are none.
+  void allocate();
 
   const codec::CacheSpec& spec() const noexcept { return spec_; }
   codec::PageSide side() const noexcept { return side_; }
@@ -67,7 +69,6 @@ class Side {
  private:
   void add_codecs(const CacheConfig& config, Isa isa);
   void add_flex_codecs(const CacheConfig& config, Isa isa);
-  void add_bases(const CacheConfig& config);
   std::vector<float> metric(const LayerConstants& constants, std::size_t layer, std::size_t kv_head) const;
   void shape_codecs(const CacheConfig& config);
   PageGrid grid(std::size_t layer) const;
