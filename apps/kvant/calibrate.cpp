@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 
 #include "base/clock.h"
 #include "calib/collect.h"
+#include "calib/tiers.h"
 #include "model/cache_constants.h"
 #include "options.h"
 #include "terminal.h"
@@ -14,7 +16,7 @@ namespace {
 
 struct Options {
   ModelOptions model;
-  std::string text, output;
+  std::string text, output, tiers, permutations;
   std::size_t tokens = 8192;
   std::size_t context = 0;  ///< 0: 512, or what the model was trained for where that is less
 };
@@ -69,7 +71,28 @@ std::string table(engine::Engine& engine, const codec::Plan& plan, bool colour) 
   return out.text(colour);
 }
 
+/// One row for each layer: its outlier concentration and its layout.
+std::string tiers_table(const codec::PermutationFile& file, bool colour) {
+  Table out({"layer", "outliers, %", "layout", "bits"});
+  double bits = 0;
+  for (std::size_t layer = 0; layer < file.layers; ++layer) {
+    const auto& layout = file.layouts[layer];
+    const double layer_bits =
+        layout ? 8.0 * static_cast<double>(codec::flex_bytes(*layout)) / static_cast<double>(file.head_dim) : 16.0;
+    bits += layer_bits / static_cast<double>(file.layers);
+    out.add({fmt::format("{}", layer), fmt::format("{:.1f}", file.types[layer].outlier_percent),
+             layout ? codec::to_string(*layout) : "f16", fmt::format("{:.3f}", layer_bits)});
+  }
+  return "\n" + out.text(colour) + fmt::format("Bits of a key value: {:.3f} over all layers.\n\n", bits);
+}
+
 void run(const Options& options) {
+  std::optional<calib::Tiers> tiers;
+  std::optional<AtomicFile> permutations;
+  if (!options.tiers.empty()) {
+    tiers = calib::parse_tiers(options.tiers);
+    permutations.emplace(options.permutations);
+  }
   AtomicFile file(options.output);  // opened before the work: a folder that cannot be written to is known at once
   TextOptions source;
   source.file = options.text;
@@ -96,7 +119,13 @@ void run(const Options& options) {
 
   const auto bytes = codec::serialize_plan(plan);
   file.write(bytes);
-  const std::string summary = table(engine, plan, stdout_is_terminal());
+  std::string summary = table(engine, plan, stdout_is_terminal());
+  if (tiers) {
+    const codec::PermutationFile layouts = calib::make_permutation_file(plan, *tiers);
+    permutations->write(codec::serialize_permutation_file(layouts, options.permutations));
+    permutations->commit();
+    summary += tiers_table(layouts, stdout_is_terminal());
+  }
   file.commit();
   write_stdout(summary);
   write_stdout(fmt::format(
@@ -116,7 +145,10 @@ Command add_calibrate(CLI::App& app) {
                   "and values\nand the energies of RoPE pairs, for anchor=mean, anchor=static and scale=plan. It does "
                   "not choose bits.\n"
                   "Example: kvant calibrate -m model.gguf -f text.txt -o plan.gguf\n"
-                  "         kvant run -m model.gguf -p Hello --cache-k lm3,anchor=mean,scale=plan,plan=plan.gguf");
+                  "         kvant run -m model.gguf -p Hello --cache-k lm3,anchor=mean,scale=plan,plan=plan.gguf\n"
+                  "         kvant calibrate -m model.gguf -f text.txt -o plan.gguf --perms perms.bin \\\n"
+                  "           --tiers 'high=flex:1:9:4:1:1@70,moderate=flex:0:6:0:0:0'\n"
+                  "         kvant run -m model.gguf -p Hello --cache-k flex,perms=perms.bin");
   auto options = std::make_shared<Options>();
   add_model_options(command, options->model, "reference");
   command.add_option("-f,--file", options->text, "The text's file; - is standard input")->required()->type_name("FILE");
@@ -128,7 +160,18 @@ Command add_calibrate(CLI::App& app) {
       .add_option("-c,--context", options->context, "Tokens of a window (default: 512, at most the model's context)")
       ->check(CLI::Range(std::size_t{2}, std::size_t{1} << 31).description(""))
       ->type_name("N");
-  return {&command, [options] { run(*options); }};
+  command
+      .add_option("--tiers", options->tiers,
+                  "Layouts by outlier concentration, for type flex: NAME=flex:S:H:L:JH:JL[@PERCENT],... with the "
+                  "names extreme high moderate all")
+      ->type_name("SPEC");
+  command.add_option("--perms", options->permutations, "The permutation file that --tiers writes")->type_name("FILE");
+  return {&command, [options] {
+            if (options->tiers.empty() != options->permutations.empty()) {
+              throw UsageError("calibrate: --tiers and --perms go together (kvant calibrate --help)");
+            }
+            run(*options);
+          }};
 }
 
 }  // namespace kvant::app
