@@ -20,7 +20,7 @@ constexpr std::int32_t kByteBias = 0;
 /// A register tile: rows at most, vectors of tokens for `rows` of them (score), vectors of dims (mix).
 constexpr std::size_t kCodeRows = 6;
 constexpr std::size_t token_vectors(std::size_t) { return 4; }
-constexpr std::size_t kDimVectors = 1;
+constexpr std::size_t kDimVectors = 2;
 
 inline Words load_words(const void* p) { return _mm512_loadu_si512(p); }
 inline void store_words(void* p, Words a) { _mm512_storeu_si512(p, a); }
@@ -28,37 +28,32 @@ inline Words set_words(std::int32_t x) { return _mm512_set1_epi32(x); }
 inline Words add(Words a, Words b) { return _mm512_add_epi32(a, b); }
 inline F32 words_to_f32(Words a) { return {_mm512_cvtepi32_ps(a)}; }
 
-/// Moves the bit at `from` in each byte to `to`; its neighbours go along, those beyond the word do as they like.
+/// Moves the bit at `from` in each byte to `to`; its neighbours go along. A rotation would do as well, but takes the
+/// ports of dot products on Zen 4, where shifts have their own.
 template <int from, int to>
 Words move_bits(Words words) {
-  return from == to ? words : _mm512_ror_epi32(words, (from - to + 32) % 32);
+  if constexpr (from == to) return words;
+  return from > to ? _mm512_srli_epi32(words, from - to) : _mm512_slli_epi32(words, to - from);
 }
 
 /// Bits of `low` where the mask has ones in a byte, of `high` elsewhere.
 template <int mask>
 Words select_bits(Words low, Words high) {
-  return _mm512_ternarylogic_epi32(_mm512_set1_epi8(static_cast<char>(mask)), low, high, 0xca);
+  return _mm512_ternarylogic_epi32(low, _mm512_set1_epi8(static_cast<char>(mask)), high, 0xe2);
 }
 template <int mask>
 Words keep_bits(Words a) {
   return _mm512_and_si512(a, _mm512_set1_epi8(static_cast<char>(mask)));
 }
 
-/// Where the fields of a code of up to 6 bits are moved to be looked up: the permutation reads the low 6 bits of a
-/// byte, wherever among them the fields are, so that most stay where they are. Moves cost more than all else: shifts
-/// compete with dot products.
+/// Where the fields of a code of up to 6 bits are moved to be looked up.
 template <int bits>
-constexpr Places places(Places from) {
-  if (bits == 1) return {from.low < 6 ? from.low : from.low - 2, 0};
-  if (bits == 2) return {std::min(from.low, 4), 0};
-  if (bits == 5) return {0, 4 + from.high % 2};
-  if (bits != 3) return {0, 4};
-  const Places to{std::min(from.low, 4), from.high < 6 ? from.high : from.high - 4};
-  if (to.high / 2 != to.low / 2) return to;
-  return {from.low < 4 ? from.low + 2 : from.low - 4, to.high};
+constexpr Places places(Places) {
+  return {0, low_width(bits)};
 }
 
-/// The bytes of codes of up to 6 bits.
+/// The bytes of codes of up to 6 bits, which may have anything above them: the permutation reads 6 bits, and the table
+/// repeats itself.
 struct Table {
   __m512i bytes;
   explicit Table(const CodeTable& table) : bytes(load_words(table.bytes.data())) {}
@@ -66,9 +61,8 @@ struct Table {
   /// From words with the fields of both planes at these places, and anything around them.
   template <int bits, Places at>
   [[gnu::always_inline]] Words look_up(Words low, Words high) const {
-    constexpr int kLow = low_width(bits), kMask = ((1 << kLow) - 1) << at.low;
-    return _mm512_permutexvar_epi8(bits == kLow ? low : select_bits<kMask>(low, high),
-                                   _mm512_permutexvar_epi8(load_words(kCodesAt<bits, at>.data()), bytes));
+    const Words codes = bits == low_width(bits) ? low : select_bits<(1 << at.high) - 1>(low, high);
+    return _mm512_permutexvar_epi8(codes, bytes);
   }
 };
 

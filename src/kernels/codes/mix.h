@@ -35,7 +35,7 @@ struct ValuePlanes {
   }
 };
 
-/// The dims of a part that are in [first, end).
+/// The dims of a part that are in [first, end): none where the first is not below the second.
 template <int part, class Values>
 std::pair<std::size_t, std::size_t> dims_of_part(const Values& values, std::size_t first, std::size_t end) {
   const std::size_t size = values.dims / Values::kParts;
@@ -186,7 +186,7 @@ template <int part, std::size_t rows, class Values>
     mix_columns<part, rows, kDimVectors>(values, a, weights, rescale, out, dim);
   }
   if constexpr (kDimVectors > 1) {
-    if (dim == end) return;
+    if (dim >= end) return;
     prefetcher.step();
     mix_columns<part, rows, 1>(values, a, weights, rescale, out, dim);
   }
