@@ -120,6 +120,7 @@ struct KvCache::Impl {
 
   /// New tokens of a KV head that lie in one page.
   struct StoreTask {
+    const Side* side;
     const Segment* segment;
     std::size_t kv_head, first, last;  ///< tokens of the segment
   };
@@ -153,9 +154,9 @@ struct KvCache::Impl {
   void check_batch(int layer, const Batch& batch);
   template <class T>
   void check_matrix(const char* name, const Batch& batch, const MatView<T>& m, int heads) const;
-  void store(Side& side, std::size_t layer, const Batch& batch, const MatView<const float>& x);
-  void store(const Side& side, std::size_t layer, const Batch& batch, const MatView<const float>& x,
-             const StoreTask& task) const;
+  void store(std::size_t layer, const Batch& batch, const MatView<const float>& keys,
+             const MatView<const float>& values);
+  void store(std::size_t layer, const Batch& batch, const MatView<const float>& x, const StoreTask& task) const;
 };
 
 void KvCache::Impl::check_batch(int layer, const Batch& batch) {
@@ -191,8 +192,9 @@ void KvCache::Impl::check_matrix(const char* name, const Batch& batch, const Mat
   }
 }
 
-void KvCache::Impl::store(const Side& side, std::size_t layer, const Batch& batch, const MatView<const float>& x,
+void KvCache::Impl::store(std::size_t layer, const Batch& batch, const MatView<const float>& x,
                           const StoreTask& task) const {
+  const Side& side = *task.side;
   const Segment& s = *task.segment;
   const std::size_t dims = config.head_dim;
   alignas(64) float scratch[kMaxStoredDims];
@@ -209,20 +211,30 @@ void KvCache::Impl::store(const Side& side, std::size_t layer, const Batch& batc
   }
 }
 
-/// Stores a batch's keys or values, page by page.
-void KvCache::Impl::store(Side& side, std::size_t layer, const Batch& batch, const MatView<const float>& x) {
+/// Stores a batch, page by page. What takes longest, the values, comes first.
+void KvCache::Impl::store(std::size_t layer, const Batch& batch, const MatView<const float>& keys,
+                          const MatView<const float>& values) {
   tasks.clear();
-  for (const Segment& s : batch.segments) {
-    if (side.window() != nullptr) {
-      side.window()->extend(layer, static_cast<std::size_t>(s.sequence), s.position + s.count);
-    }
-    for (std::size_t first = 0; first < s.count;) {
-      const std::size_t last = std::min(s.count, first + kPageTokens - (s.position + first) % kPageTokens);
-      for (std::size_t h = 0; h < static_cast<std::size_t>(config.kv_heads); ++h) tasks.push_back({&s, h, first, last});
-      first = last;
+  for (Side* side : {&v, &k}) {
+    for (const Segment& s : batch.segments) {
+      if (side->window() != nullptr) {
+        side->window()->extend(layer, static_cast<std::size_t>(s.sequence), s.position + s.count);
+      }
+      for (std::size_t first = 0; first < s.count;) {
+        const std::size_t last = std::min(s.count, first + kPageTokens - (s.position + first) % kPageTokens);
+        for (std::size_t h = 0; h < static_cast<std::size_t>(config.kv_heads); ++h) {
+          tasks.push_back({side, &s, h, first, last});
+        }
+        first = last;
+      }
     }
   }
-  pool->run(tasks.size(), [&](std::size_t i, int) { store(side, layer, batch, x, tasks[i]); });
+  // Tasks alternate between the sides, so that every thread's share of consecutive ones has both.
+  const std::size_t half = tasks.size() / 2;
+  pool->run(tasks.size(), [&](std::size_t i, int) {
+    const StoreTask& task = tasks[i / 2 + (i % 2 == 0 ? 0 : half)];
+    store(layer, batch, task.side == &k ? keys : values, task);
+  });
 }
 
 KvCache::KvCache(const CacheConfig& config, ThreadPool& pool, Isa isa)
@@ -243,8 +255,7 @@ void KvCache::append(int layer, const Batch& batch, MatView<const float> k, MatV
                 "cache: sequence {} continues at position {}, layer {} holds {} tokens", s.sequence, s.position, layer,
                 m.length(layer, s.sequence));
   }
-  m.store(m.k, static_cast<std::size_t>(layer), batch, k);
-  m.store(m.v, static_cast<std::size_t>(layer), batch, v);
+  m.store(static_cast<std::size_t>(layer), batch, k, v);
   for (const Segment& s : batch.segments) m.length(layer, s.sequence) = s.position + s.count;
 }
 

@@ -154,7 +154,7 @@ class PlaneCodec final : public PageCodec {
   }
   std::size_t constant_bytes() const noexcept override {
     std::size_t bytes = signs_.size() * sizeof(float) + sizeof(pages_.table);
-    for (const codec::Shaping& s : shaping_) bytes += (s.metric.size() + s.inverse.size()) * sizeof(float);
+    for (const codec::Shaping& s : shaping_) bytes += s.metric.size() * sizeof(Bf16) + s.inverse.size() * sizeof(float);
     return bytes;
   }
 

@@ -18,14 +18,21 @@ constexpr float kMostUnits = 4096;
 
 using Floats = std::array<float, kMaxCodebookDimension>;
 
+/// Four values in bfloat16.
+Four load(const Bf16* p) {
+  using FourShorts [[gnu::vector_size(8)]] = std::uint16_t;
+  using FourWords [[gnu::vector_size(16)]] = std::uint32_t;
+  return std::bit_cast<Four>(__builtin_convertvector(codec::load<FourShorts>(p), FourWords) << 16);
+}
+
 /// g = the sum of e_k times row k of the metric
 void weigh(const Shaping& s, const float* e, float* g) {
   const std::size_t n = s.dimension;
   std::fill(g, g + n, 0.0F);
   for (std::size_t k = 0; k < n; k += kLanes) {
-    const float* row = s.metric.data() + k * n;
+    const Bf16* row = s.metric.data() + k * n;
     for (std::size_t i = 0; i < n; i += kLanes) {
-      Four sum = load(g + i);
+      Four sum = codec::load(g + i);
       sum += load(row + i) * e[k];
       sum += load(row + n + i) * e[k + 1];
       sum += load(row + 2 * n + i) * e[k + 2];
@@ -55,8 +62,8 @@ void sweep(const Quantizer& q, const Shaping& s, std::span<const float> edges, f
     if (next == code) continue;
     codes[i] = static_cast<std::uint8_t>(next);
     const float change = level - static_cast<float>(q.levels[next]);
-    const float* row = s.metric.data() + i * n;
-    for (std::size_t j = 0; j < n; j += kLanes) store(g + j, load(g + j) + load(row + j) * change);
+    const Bf16* row = s.metric.data() + i * n;
+    for (std::size_t j = 0; j < n; j += kLanes) store(g + j, codec::load(g + j) + load(row + j) * change);
   }
 }
 
@@ -85,13 +92,13 @@ Shaping make_shaping(std::span<const double> metric, std::size_t n, double dampi
   check_metric(metric, n, damping);
   double mean = 0;
   for (std::size_t i = 0; i < n; ++i) mean += metric[i * n + i] / static_cast<double>(n);
-  Shaping s{n, std::vector<float>(n * n), std::vector<float>(n)};
+  Shaping s{n, std::vector<Bf16>(n * n), std::vector<float>(n)};
   for (std::size_t i = 0; i < n; ++i) {
     for (std::size_t k = 0; k <= i; ++k) {
       const double entry = (mean == 0 ? 0.0 : metric[i * n + k] / mean) + (i == k ? damping : 0.0);
-      s.metric[i * n + k] = s.metric[k * n + i] = static_cast<float>(entry);
+      s.metric[i * n + k] = s.metric[k * n + i] = to_bf16(static_cast<float>(entry));
     }
-    s.inverse[i] = 1 / s.metric[i * n + i];
+    s.inverse[i] = 1 / to_float(s.metric[i * n + i]);
   }
   return s;
 }

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "base/half.h"
 #include "codec/scale.h"
 #include "codec/vector_codec.h"
 
@@ -13,7 +14,9 @@ namespace kvant::codec {
 /// for keys the second moment of the queries in the basis in which vectors are coded.
 struct Shaping {
   std::size_t dimension = 0;
-  std::vector<float> metric;   ///< [n][n], M over the mean of its diagonal, plus the damping on the diagonal
+  /// [n][n], M over the mean of its diagonal, plus the damping on the diagonal, in bfloat16: each coded vector reads
+  /// all of it.
+  std::vector<Bf16> metric;
   std::vector<float> inverse;  ///< [n], 1 over the diagonal of that
 };
 
