@@ -160,31 +160,45 @@ float exp_of(float x) noexcept {
   return lanes[0];
 }
 
-void softmax(const SoftmaxArgs& a) noexcept {
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+constexpr std::size_t kSoftmaxRows = 8;
+
+/// At most kSoftmaxRows, step by step together: a row's maximum, weights and sum wait for each other.
+void softmax_rows(const SoftmaxArgs& a, std::size_t first, std::size_t end) noexcept {
   const F32 scale = broadcast(a.scale);
-  for (std::size_t r = 0; r < a.rows; ++r) {
+  float maxima[kSoftmaxRows];
+  F32 totals[kSoftmaxRows];
+  for (std::size_t r = first; r < end; ++r) {
     float* row = a.logits + r * kPageTokens;
-    SoftmaxState& state = a.states[r];
-    std::fill(row + a.visible[r], row + kPageTokens, -std::numeric_limits<float>::infinity());
-    F32 greatest = broadcast(-std::numeric_limits<float>::infinity());
+    std::fill(row + a.visible[r], row + kPageTokens, kNothing);
+    F32 greatest = broadcast(kNothing);
     for (std::size_t t = 0; t < kPageTokens; t += kLanes) greatest = max(greatest, load(row + t) * scale);
-    const float page_max = max(greatest);
-    if (a.visible[r] == 0) {  // nothing new; also keeps "minus infinity minus minus infinity" out of the exponential
-      std::fill(row, row + kPageTokens, 0.0F);
-      a.rescale[r] = 1;
-      continue;
-    }
-    const float new_max = std::max(state.max, page_max);
-    const F32 shift = broadcast(new_max);
+    maxima[r - first] = std::max(a.states[r].max, max(greatest));
+  }
+  for (std::size_t r = first; r < end; ++r) {
+    float* row = a.logits + r * kPageTokens;
+    // Without a maximum there is nothing to see: any shift leaves weights of 0.
+    const F32 shift = broadcast(maxima[r - first] == kNothing ? 0.0F : maxima[r - first]);
     F32 total = zero();
     for (std::size_t t = 0; t < kPageTokens; t += kLanes) {
       const F32 weight = exp(load(row + t) * scale - shift);
       store(row + t, weight);
       total = total + weight;
     }
+    totals[r - first] = total;
+  }
+  for (std::size_t r = first; r < end; ++r) {
+    SoftmaxState& state = a.states[r];
+    const float new_max = maxima[r - first];
     a.rescale[r] = new_max == state.max ? 1.0F : exp_of(state.max - new_max);
-    state.sum = state.sum * a.rescale[r] + sum(total);
+    state.sum = state.sum * a.rescale[r] + sum(totals[r - first]);
     state.max = new_max;
+  }
+}
+
+void softmax(const SoftmaxArgs& a) noexcept {
+  for (std::size_t first = 0; first < a.rows; first += kSoftmaxRows) {
+    softmax_rows(a, first, std::min(first + kSoftmaxRows, a.rows));
   }
 }
 

@@ -77,6 +77,22 @@ void decode(const CodeMixArgs& a, std::uint8_t* bytes, std::integer_sequence<int
 
 inline std::int32_t whole_sum(F32 a) { return static_cast<std::int32_t>(sum(a)); }
 
+/// Of one row and group.
+struct Products {
+  F32 vectors[kTokenVectors];
+
+  [[gnu::always_inline]] Products(const float* weights, const F32 (&scales)[kTokenVectors]) {
+    KVANT_UNROLL
+    for (std::size_t i = 0; i < kTokenVectors; ++i) vectors[i] = load(weights + i * kCodeLanes) * scales[i];
+  }
+  [[gnu::always_inline]] float peak() const {
+    F32 greatest = zero();
+    KVANT_UNROLL
+    for (const F32& v : vectors) greatest = max(greatest, v);
+    return max(greatest);
+  }
+};
+
 /// A row's weights times the scales of one group, rounded.
 struct RowWeights {
   WholeWeights whole;
@@ -84,22 +100,13 @@ struct RowWeights {
   std::int32_t sum;    ///< of the whole numbers
   std::int32_t start;  ///< where sums over tokens start
 
-  /// `scales` are 0 from `tokens` on.
-  [[gnu::noinline]] void set(const float* weights, const F32 (&scales)[kTokenVectors], std::size_t tokens) {
-    F32 products[kTokenVectors], greatest = zero();
-    KVANT_UNROLL
-    for (std::size_t i = 0; i < kTokenVectors; ++i) {
-      const std::size_t left = tokens - std::min(tokens, i * kCodeLanes);
-      products[i] = load_part(weights + i * kCodeLanes, std::min(left, kCodeLanes)) * scales[i];
-      greatest = max(greatest, products[i]);
-    }
-    const float peak = max(greatest);
+  [[gnu::always_inline]] void set(const Products& products, float peak) {
     unit = peak < kNegligible ? 0 : peak / kMaxWeight;
     const F32 factor = broadcast(peak < kNegligible ? 0 : kMaxWeight / peak);
     I32 rounded[kTokenVectors], total = broadcast_i32(0);
     KVANT_UNROLL
     for (std::size_t i = 0; i < kTokenVectors; ++i) {
-      rounded[i] = to_i32(products[i] * factor);
+      rounded[i] = to_i32(products.vectors[i] * factor);
       total = total + rounded[i];
     }
     sum = whole_sum(to_f32(total));  // below 2^24: exact in any order
@@ -122,9 +129,19 @@ void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_r
                    std::span<RowWeights> rows) noexcept {
   F32 scales[kTokenVectors];
   read_scales(scales, a, group);
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    rows[r].set(a.weights + (first_row + r) * kPageTokens, scales, a.tokens);
+  const float* weights = a.weights + first_row * kPageTokens;
+  float padded[kCodeRows * kPageTokens];
+  if (a.tokens < kPageTokens) {
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+      float* row = padded + r * kPageTokens;
+      std::fill(std::copy_n(weights + r * kPageTokens, a.tokens, row), row + kPageTokens, 0.0F);
+    }
+    weights = padded;
   }
+  // All peaks first, so that rows need not wait for each other.
+  float peaks[kCodeRows];
+  for (std::size_t r = 0; r < rows.size(); ++r) peaks[r] = Products(weights + r * kPageTokens, scales).peak();
+  for (std::size_t r = 0; r < rows.size(); ++r) rows[r].set({weights + r * kPageTokens, scales}, peaks[r]);
 }
 
 template <std::size_t rows, std::size_t vectors>
