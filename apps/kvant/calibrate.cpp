@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -102,7 +103,7 @@ void run(const Options& options) {
   const auto tokens = encode_text(engine.tokenizer(), text, false, source.source());
 
   calib::CollectOptions settings;
-  settings.corpus = source.source();
+  settings.corpus = std::filesystem::path(source.source()).filename().string();
   settings.context = options.context > 0 ? options.context : std::min<std::size_t>(512, engine.config().context);
   settings.tokens = options.tokens;
   if (options.context == 0) settings.context = std::min(settings.context, settings.tokens);

@@ -5,7 +5,7 @@
 #include <map>
 #include <tuple>
 
-#include "cache/cache_test_text.h"
+#include "cache/test_text.h"
 #include "codec/vector_codec.h"
 
 namespace kvant::cache {

@@ -1,5 +1,6 @@
 #include <array>
 #include <cmath>
+#include <string>
 
 #include "base/hash.h"
 #include "cache/page_codec.h"
@@ -46,7 +47,10 @@ class FlexPageCodec final : public PageCodec {
   }
   void mix(const PageCall&, const float*, const float*, float*) const noexcept override {}
   std::size_t constant_bytes() const noexcept override { return sizeof channels_; }
-  std::uint64_t identity() const noexcept override { return hash_bytes(std::as_bytes(std::span(channels_.order))); }
+  std::uint64_t identity() const noexcept override {
+    const std::string layout = codec::to_string(flex_->spec());
+    return hash_bytes(std::as_bytes(std::span(channels_.order))) ^ hash_bytes(std::as_bytes(std::span(layout)));
+  }
 
  private:
   static constexpr float kLargest = 0x1p59F;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/hash.h"
 #include "base/mapped_file.h"
 #include "cache/attend.h"
 #include "cache/memory.h"
@@ -296,11 +297,18 @@ void KvCache::truncate(int sequence, std::size_t length) {
 /// What must agree between a saved cache and the one that takes it, a line for each.
 std::string KvCache::Impl::description() const {
   const CacheConfig& c = config;
+  const auto type = [](codec::CacheSpec spec, codec::PageSide side) {  // where its files lie is of no matter
+    spec.plan.clear();
+    spec.permutations.clear();
+    return codec::to_string(spec, side);
+  };
+  std::vector<double> rope = c.rope.theta;
+  rope.push_back(c.rope.magnitude);
   return fmt::format(
-      "keys {}\nvalues {}\nlayers {}\nsequences {}\nKV heads {}\nhead_dim {}\nRoPE pairs {}\n"
+      "keys {}\nvalues {}\nlayers {}\nsequences {}\nKV heads {}\nhead_dim {}\nRoPE pairs {}\nRoPE angles {:016x}\n"
       "constants of the keys {:016x}\nconstants of the values {:016x}\n",
-      codec::to_string(c.k), codec::to_string(c.v, codec::PageSide::value), c.layers, c.sequences, c.kv_heads,
-      c.head_dim, c.rope_pairs, k.identity(), v.identity());
+      type(c.k, codec::PageSide::key), type(c.v, codec::PageSide::value), c.layers, c.sequences, c.kv_heads, c.head_dim,
+      c.rope_pairs, hash_bytes(std::as_bytes(std::span(rope))), k.identity(), v.identity());
 }
 
 void KvCache::save(const std::filesystem::path& path) const {

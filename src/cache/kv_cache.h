@@ -31,7 +31,7 @@ struct CacheConfig {
   std::vector<LayerConstants> constants = {};  ///< of each layer, or none
 };
 
-/// Bytes as allocated, and what they mean per stored value (cache.md section 8).
+/// Bytes as allocated, and what they mean per stored value (docs/formats.md, section 5).
 struct CacheUsage {
   std::size_t k_bytes = 0, v_bytes = 0;  ///< allocated for the whole capacity
   double k_bpv = 0, v_bpv = 0;           ///< 8 * bytes / (tokens * layers * kv_heads * head_dim)

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "base/checked.h"
-#include "cache/cache_test_text.h"
+#include "cache/test_text.h"
 #include "gguf/blocks.h"
 #include "kernels/fwht/fwht.h"
 

@@ -183,7 +183,7 @@ std::vector<std::span<std::byte>> Side::contents(std::span<const std::size_t> le
     }
   }
   if (window_) {
-    parts.emplace_back(window_->memory().data(), window_->memory().bytes());
+    parts.emplace_back(window_->memory().data(), Window::bytes(window_shape_));
     parts.push_back(std::as_writable_bytes(std::span(window_->held_from())));
   }
   return parts;

@@ -23,20 +23,19 @@ void StateWriter::section(std::span<const std::byte> bytes) {
   file_.write(bytes);
 }
 
-StateReader::StateReader(const std::filesystem::path& path) : file_(path) {
+StateReader::StateReader(std::span<const std::byte> bytes, std::string path) : bytes_(bytes), path_(std::move(path)) {
   const auto magic = take("magic", kStateMagic.size());
   KVANT_CHECK(std::memcmp(magic.data(), kStateMagic.data(), magic.size()) == 0, ErrorCode::format,
-              "{}: not the file of a saved cache", file_.path().string());
+              "{}: not the file of a saved cache", path_);
   const std::uint64_t version = number("version");
-  KVANT_CHECK(version == kStateVersion, ErrorCode::unsupported, "{}: saved cache of version {}, expected {}",
-              file_.path().string(), version, kStateVersion);
+  KVANT_CHECK(version == kStateVersion, ErrorCode::unsupported, "{}: saved cache of version {}, expected {}", path_,
+              version, kStateVersion);
 }
 
 std::span<const std::byte> StateReader::take(std::string_view name, std::size_t size) {
-  const std::size_t left = file_.bytes().size() - at_;
-  KVANT_CHECK(size <= left, ErrorCode::format, "{}: {}: needs {} bytes, the file has {} left", file_.path().string(),
-              name, size, left);
-  const auto bytes = file_.bytes().subspan(at_, size);
+  const std::size_t left = bytes_.size() - at_;
+  KVANT_CHECK(size <= left, ErrorCode::format, "{}: {}: needs {} bytes, the file has {} left", path_, name, size, left);
+  const auto bytes = bytes_.subspan(at_, size);
   at_ += size;
   return bytes;
 }
@@ -52,21 +51,19 @@ std::span<const std::byte> StateReader::section(std::string_view name) {
   const std::uint64_t hash = number(name);
   const auto bytes = take(name, size);
   const std::uint64_t actual = hash_bytes(bytes);
-  KVANT_CHECK(actual == hash, ErrorCode::format, "{}: {}: hash {:016x}, expected {:016x}", file_.path().string(), name,
-              actual, hash);
+  KVANT_CHECK(actual == hash, ErrorCode::format, "{}: {}: hash {:016x}, expected {:016x}", path_, name, actual, hash);
   return bytes;
 }
 
 std::span<const std::byte> StateReader::section(std::string_view name, std::size_t size) {
   const auto bytes = section(name);
-  KVANT_CHECK(bytes.size() == size, ErrorCode::format, "{}: {}: {} bytes, expected {}", file_.path().string(), name,
-              bytes.size(), size);
+  KVANT_CHECK(bytes.size() == size, ErrorCode::format, "{}: {}: {} bytes, expected {}", path_, name, bytes.size(),
+              size);
   return bytes;
 }
 
 void StateReader::finish() const {
-  KVANT_CHECK(at_ == file_.bytes().size(), ErrorCode::format, "{}: {} bytes, expected {}", file_.path().string(),
-              file_.bytes().size(), at_);
+  KVANT_CHECK(at_ == bytes_.size(), ErrorCode::format, "{}: {} bytes, expected {}", path_, bytes_.size(), at_);
 }
 
 }  // namespace kvant::cache

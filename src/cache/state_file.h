@@ -1,12 +1,12 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "base/file_io.h"
-#include "base/mapped_file.h"
 
 namespace kvant::cache {
 
@@ -31,20 +31,20 @@ class StateWriter {
 /// throw format, naming the file, the section and both values.
 class StateReader {
  public:
-  /// Throws io as well, and unsupported for another version.
-  explicit StateReader(const std::filesystem::path& path);
+  /// bytes  the whole file, which must outlive this; `path` is for errors. Throws unsupported for another version.
+  StateReader(std::span<const std::byte> bytes, std::string path);
   /// The next section; `name` is for errors.
   std::span<const std::byte> section(std::string_view name);
   /// The next section, which must have this size.
   std::span<const std::byte> section(std::string_view name, std::size_t size);
   /// Throws when bytes are left.
   void finish() const;
-  std::string path() const { return file_.path().string(); }
 
  private:
   std::span<const std::byte> take(std::string_view name, std::size_t size);
   std::uint64_t number(std::string_view name);
-  MappedFile file_;
+  std::span<const std::byte> bytes_;
+  std::string path_;
   std::size_t at_ = 0;
 };
 

@@ -10,8 +10,9 @@
 
 namespace kvant::codec {
 
-/// What the error e of a coded vector costs: e^T M e instead of e^T e, for a symmetric positive semidefinite metric M:
-/// for keys the second moment of the queries in the basis in which vectors are coded.
+/// What the error e of a coded vector costs: e^T M e instead of e^T e, for a symmetric positive semidefinite metric M
+/// in the basis in which vectors are coded: for values W^T W of the output projection, for keys the second moment of
+/// the queries.
 struct Shaping {
   std::size_t dimension = 0;
   /// [n][n], M over the mean of its diagonal, plus the damping on the diagonal, in bfloat16: each coded vector reads

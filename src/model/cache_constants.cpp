@@ -129,7 +129,7 @@ class Keys {
   Keys(const ModelConfig& config, const codec::CacheSpec& spec, const codec::Plan* plan)
       : config_(config), spec_(spec), plan_(plan) {}
 
-  bool want_queries() const { return spec_.scale != codec::PairScale::none; }
+  bool want_queries() const { return spec_.scale != codec::PairScale::none || spec_.shape != codec::Shape::none; }
   bool want_energies() const { return want_queries() || spec_.anchor != codec::Anchor::none; }
   /// Whether energies come from the rows of the weights.
   bool want_rows() const { return want_energies() && spec_.scale != codec::PairScale::plan && !config_.qk_norm; }
