@@ -65,8 +65,9 @@ struct CodeScoreArgs {
 
 /// out[r][i] = rescale[r] * out[r][i] + sum_t weight[r][t] * scale[g(i)][t] * level(t, i)   (t < tokens)
 ///
-/// For each row and group the products weight * scale are rounded to whole numbers of 14 bits, the largest becoming
-/// 127 * 128 + 127; the sum over tokens is then exact.
+/// For each row and group the products weight * scale are rounded to whole numbers, the largest becoming
+/// 127 * 128 + 127; for codes of up to 4 bits, whose errors are far larger, 255, and rounding is dithered by the token
+/// (common.h), so that sums over tokens have no bias. The sum over tokens is then exact.
 struct CodeMixArgs {
   const CodedPages& pages;
   const float* weights;   ///< [rows][64], >= 0; not read from `tokens` on

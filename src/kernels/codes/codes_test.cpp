@@ -96,6 +96,17 @@ class Page {
     return codec::decode_scale(pages.layout.scales(), pages.layout.scale(data, token, g));
   }
 
+  /// Makes a token hold what another one does.
+  void copy_token(std::size_t from, std::size_t to) {
+    std::vector<std::uint8_t> codes(pages.layout.dims());
+    pages.layout.codes(data, from, codes);
+    pages.layout.set_codes(data, to, codes);
+    for (std::size_t g = 0; g < pages.layout.groups(); ++g) {
+      pages.layout.set_scale(data, to, g, pages.layout.scale(data, from, g));
+    }
+    levels_[to] = levels_[from];
+  }
+
   CodedPages pages;
   std::span<std::byte> data;
 
@@ -246,7 +257,16 @@ struct ExpectedMix {
   double true_value = 0, bound = 0;  // with the weights as they are; what their rounding may change
 };
 
+/// The bits of a token of a page in reverse order, centred: what coarse weights are dithered by.
+float dither(std::size_t token) {
+  int reversed = 0;
+  for (std::size_t bit = 0; bit < 6; ++bit) reversed += static_cast<int>(token >> bit & 1) << (5 - bit);
+  return (static_cast<float>(reversed) - 31.5F) / 64;
+}
+
 std::vector<ExpectedMix> expected_mix(const Page& page, const Weights& w, std::size_t tokens) {
+  const bool coarse = page.pages.table.bits <= 4;
+  const float most = coarse ? 255 : 16383;
   const std::size_t dims = page.pages.layout.padded_dims();
   std::vector<ExpectedMix> all(kMostRows * dims);
   for (std::size_t r = 0; r < kMostRows; ++r) {
@@ -258,19 +278,43 @@ std::vector<ExpectedMix> expected_mix(const Page& page, const Weights& w, std::s
       }
       double whole_sum = 0, true_sum = 0, levels = 0;
       for (std::size_t t = 0; t < tokens && peak > 0; ++t) {
-        const float factor = 16383 / peak;  // as the contract's rounding is carried out, in float
-        whole_sum += std::nearbyint(static_cast<double>(product[t] * factor)) * page.level(t, i);
+        const float factor = most / peak;  // as the contract's rounding is carried out, in float
+        const float exact = product[t] * factor;
+        whole_sum += std::nearbyint(static_cast<double>(exact + (coarse ? dither(t) : 0))) * page.level(t, i);
         true_sum += static_cast<double>(product[t]) * page.level(t, i);
         levels += std::abs(page.level(t, i));
       }
-      const double unit = static_cast<double>(peak) / 16383;
+      const double unit = static_cast<double>(peak) / static_cast<double>(most);
       const double kept = static_cast<double>(w.rescale[r]) * static_cast<double>(w.before[r * dims + i]);
-      // Beyond the half, the factor and the product with it err by at most 3 roundings of 16383.
+      // Beyond the half (and the dither), the factor and the product with it err by at most 3 roundings of `most`.
       all[r * dims + i] = {kept + unit * whole_sum, std::abs(kept) + std::abs(unit * whole_sum), kept + true_sum,
-                           unit * (0.5 + 16383 * 3 * kEps) * levels};
+                           unit * ((coarse ? 63.5 / 64 : 0.5) + most * 3 * kEps) * levels};
     }
   }
   return all;
+}
+
+/// One token outweighs all others, which lie below half a step of the coarse weights and still count together.
+TEST(Codes, SmallWeightsKeepTheirSum) {
+  for_each_tier([](const CodeKernels& kernels) {
+    for (const int bits : {2, 4}) {
+      Page page({QuantizerKind::lm, bits, {64}, ScaleFormat::f16}, PageSide::value, kPageTokens);
+      const std::size_t dims = page.pages.layout.padded_dims();
+      for (std::size_t t = 1; t < kPageTokens; ++t) page.copy_token(0, t);
+      for (const float small : {0.0003F, 0.0007F, 0.001F, 0.0019F}) {
+        std::vector<float> weights(kPageTokens, small), out(dims);
+        weights[17] = 1;
+        const float rescale = 0;
+        kernels.mix[static_cast<std::size_t>(bits - 1)](
+            {page.pages, weights.data(), &rescale, 1, page.data.data(), kPageTokens, out.data()});
+        // 63 neighbours of equal weight: their rounded sum is off by no more than one step of 1 / 255.
+        for (std::size_t i = 0; i < dims; ++i) {
+          const double value = static_cast<double>(page.scale(0, 0)) * page.level(0, i);
+          EXPECT_NEAR(static_cast<double>(out[i]) / value, 1 + 63.0 * static_cast<double>(small), 1.01 / 255) << small;
+        }
+      }
+    }
+  });
 }
 
 TEST(Codes, MixesAreExactSumsOfRoundedWeights) {

@@ -14,8 +14,23 @@ namespace kvant::kernels {
 inline constexpr std::size_t kMaxCodedDims = 512;
 /// Peaks below this count as zero: their reciprocals could overflow, and nothing of any weight is that small.
 inline constexpr float kNegligible = 0x1p-100F;
+/// Codes of up to so many bits are mixed by coarse weights (CodeMixArgs).
+inline constexpr int kCoarseBits = 4;
 /// The largest whole number that stands for weight * scale.
-inline constexpr std::int32_t kMaxWeight = 127 * 128 + 127;
+constexpr std::int32_t max_weight(bool coarse) noexcept { return coarse ? 255 : 127 * 128 + 127; }
+
+/// What is added to each token's coarse weight before it is rounded, from -63/128 to 63/128: token t has the bits of t
+/// in reverse order, so that among any few neighbours as many are rounded up as the sum of their weights asks for (van
+/// der Corput's sequence). Small weights would otherwise all become zero.
+inline constexpr std::array<float, kPageTokens> kDither = [] {
+  std::array<float, kPageTokens> dither{};
+  for (unsigned t = 0; t < kPageTokens; ++t) {
+    unsigned reversed = 0;
+    for (unsigned bit = 0; bit < 6; ++bit) reversed |= (t >> bit & 1U) << (5 - bit);
+    dither[t] = (static_cast<float>(reversed) - 31.5F) / 64;
+  }
+  return dither;
+}();
 
 /// The whole number nearest to x, ties to even; |x| < 2^22.
 inline std::int32_t nearest_whole(float x) noexcept {

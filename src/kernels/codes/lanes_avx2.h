@@ -82,6 +82,13 @@ struct Table {
   }
 };
 
+template <int bits>
+Table value_table(const CodeTable& table) {
+  return Table(table);
+}
+template <int bits>
+constexpr std::int32_t kValueBias = kByteBias;
+
 [[gnu::always_inline]] inline Bytes to_bytes(Words words) {
   return {_mm256_and_si256(words, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(words, 8)};
 }
@@ -113,6 +120,7 @@ struct QueryRows {
 struct WholeWeights {
   alignas(32) std::array<Whole, kPageTokens> values;
 
+  template <bool coarse>
   void set(const I32 (&whole)[8]) {
     for (std::size_t i = 0; i < 4; ++i) {
       const __m256i packed = _mm256_packs_epi32(whole[2 * i].v, whole[2 * i + 1].v);
@@ -121,6 +129,7 @@ struct WholeWeights {
   }
 };
 
+template <bool coarse>
 struct WeightedSums {
   Words sums;
 

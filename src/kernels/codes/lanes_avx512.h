@@ -66,6 +66,16 @@ struct Table {
   }
 };
 
+/// The table that values of so many bits are mixed with, and what is missing from its bytes.
+template <int bits>
+Table value_table(const CodeTable& table) {
+  Table t(table);
+  if constexpr (bits <= kCoarseBits) t.bytes = _mm512_xor_si512(t.bytes, _mm512_set1_epi8(static_cast<char>(0x80)));
+  return t;
+}
+template <int bits>
+constexpr std::int32_t kValueBias = bits <= kCoarseBits ? 128 : kByteBias;
+
 [[gnu::always_inline]] inline Bytes to_bytes(Words words) { return words; }
 /// Adds to each lane the dot product of its four bytes with four whole numbers.
 [[gnu::always_inline]] inline Words dot(Words sums, Bytes bytes, const Whole* four) {
@@ -84,12 +94,14 @@ struct QueryRows {
   [[gnu::always_inline]] const Whole* four(std::size_t row, std::size_t dim) const { return values + row * dims + dim; }
 };
 
-/// The whole numbers of a page's tokens as dot takes them: 128 * high + low.
+/// The whole numbers of a page's tokens as dot takes them: 128 * high + low; coarse ones are low alone, without a sign.
 struct WholeWeights {
   alignas(64) std::array<Whole, kPageTokens> high, low;
 
+  template <bool coarse>
   void set(const I32 (&whole)[4]) {
     const __m512i first = even_parts(whole[0].v, whole[1].v), second = even_parts(whole[2].v, whole[3].v);
+    if constexpr (coarse) return store_words(low.data(), even_bytes(first, second));
     store_words(low.data(), keep_bits<127>(even_bytes(first, second)));
     store_words(high.data(), even_bytes(_mm512_srli_epi16(first, 7), _mm512_srli_epi16(second, 7)));
   }
@@ -112,6 +124,7 @@ struct WholeWeights {
 };
 
 /// A row's sums over tokens.
+template <bool coarse>
 struct WeightedSums {
   Words high, low;
 
@@ -124,6 +137,21 @@ struct WeightedSums {
     low = dot(low, bytes, weights.low.data() + token);
   }
   [[gnu::always_inline]] Words total() const { return add(_mm512_slli_epi32(high, 7), low); }
+};
+
+/// Coarse weights take 8 bits without a sign, so the bytes have one: they come from value_table.
+template <>
+struct WeightedSums<true> {
+  Words low;
+
+  [[gnu::always_inline]] void start(Words from) { low = from; }
+  [[gnu::always_inline]] void add_four(Bytes bytes, const WholeWeights& weights, std::size_t token) {
+    std::int32_t word = 0;
+    __builtin_memcpy(&word, weights.low.data() + token, sizeof word);
+    low = _mm512_dpbusd_epi32(low, _mm512_set1_epi32(word), bytes);
+    asm("" : "+v"(low));
+  }
+  [[gnu::always_inline]] Words total() const { return low; }
 };
 
 inline F32 load_log_scales(const std::byte* p) {

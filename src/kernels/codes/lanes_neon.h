@@ -64,6 +64,13 @@ struct Table {
   }
 };
 
+template <int bits>
+Table value_table(const CodeTable& table) {
+  return Table(table);
+}
+template <int bits>
+constexpr std::int32_t kValueBias = kByteBias;
+
 [[gnu::always_inline]] inline Bytes to_bytes(Words words) {
   return vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_u32(words), vdupq_n_u8(0x80)));
 }
@@ -83,6 +90,7 @@ struct QueryRows {
 struct WholeWeights {
   std::array<Whole, kPageTokens> high, low;
 
+  template <bool coarse>
   void set(const I32 (&whole)[16]) {
     for (std::size_t i = 0; i < 8; ++i) {
       const int16x8_t both = vcombine_s16(vmovn_s32(whole[2 * i].v), vmovn_s32(whole[2 * i + 1].v));
@@ -92,6 +100,7 @@ struct WholeWeights {
   }
 };
 
+template <bool coarse>
 struct WeightedSums {
   Words high, low;
 

@@ -12,7 +12,8 @@ struct ValuePlanes {
   std::size_t dims;
   Table table;
 
-  explicit ValuePlanes(const CodeMixArgs& a) : page(a.page), dims(a.pages.layout.padded_dims()), table(a.pages.table) {}
+  explicit ValuePlanes(const CodeMixArgs& a)
+      : page(a.page), dims(a.pages.layout.padded_dims()), table(value_table<bits>(a.pages.table)) {}
 
   template <int part, int half>
   struct Fields {
@@ -100,17 +101,21 @@ struct RowWeights {
   std::int32_t sum;    ///< of the whole numbers
   std::int32_t start;  ///< where sums over tokens start
 
+  template <bool coarse>
   [[gnu::always_inline]] void set(const Products& products, float peak) {
-    unit = peak < kNegligible ? 0 : peak / kMaxWeight;
-    const F32 factor = broadcast(peak < kNegligible ? 0 : kMaxWeight / peak);
+    constexpr float kMost = max_weight(coarse);
+    unit = peak < kNegligible ? 0 : peak / kMost;
+    const F32 factor = broadcast(peak < kNegligible ? 0 : kMost / peak);
     I32 rounded[kTokenVectors], total = broadcast_i32(0);
     KVANT_UNROLL
     for (std::size_t i = 0; i < kTokenVectors; ++i) {
-      rounded[i] = to_i32(products.vectors[i] * factor);
+      F32 exact = products.vectors[i] * factor;
+      if constexpr (coarse) exact = exact + load(kDither.data() + i * kCodeLanes);
+      rounded[i] = to_i32(exact);
       total = total + rounded[i];
     }
     sum = whole_sum(to_f32(total));  // below 2^24: exact in any order
-    whole.set(rounded);
+    whole.template set<coarse>(rounded);
   }
 };
 
@@ -125,6 +130,7 @@ struct RowWeights {
 }
 
 /// For rows from `first_row` on.
+template <bool coarse>
 void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_row,
                    std::span<RowWeights> rows) noexcept {
   F32 scales[kTokenVectors];
@@ -141,15 +147,17 @@ void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_r
   // All peaks first, so that rows need not wait for each other.
   float peaks[kCodeRows];
   for (std::size_t r = 0; r < rows.size(); ++r) peaks[r] = Products(weights + r * kPageTokens, scales).peak();
-  for (std::size_t r = 0; r < rows.size(); ++r) rows[r].set({weights + r * kPageTokens, scales}, peaks[r]);
+  for (std::size_t r = 0; r < rows.size(); ++r) rows[r].set<coarse>({weights + r * kPageTokens, scales}, peaks[r]);
 }
 
-template <std::size_t rows, std::size_t vectors>
-using DimSums = WeightedSums[rows][vectors];
+template <bool coarse, std::size_t rows, std::size_t vectors>
+using DimSums = WeightedSums<coarse>[rows][vectors];
+template <class Values>
+constexpr bool kCoarse = Values::kBits <= kCoarseBits;
 
 template <int part, int half, std::size_t rows, std::size_t vectors, class Values>
-[[gnu::always_inline]] inline void add_four_tokens(DimSums<rows, vectors>& sums, const Values& values, std::size_t dim,
-                                                   const RowWeights* weights, std::size_t octet) {
+[[gnu::always_inline]] inline void add_four_tokens(DimSums<kCoarse<Values>, rows, vectors>& sums, const Values& values,
+                                                   std::size_t dim, const RowWeights* weights, std::size_t octet) {
   Bytes bytes[vectors];
   KVANT_UNROLL
   for (std::size_t c = 0; c < vectors; ++c) {
@@ -169,15 +177,15 @@ template <int part, std::size_t rows, std::size_t vectors, class Values>
 [[gnu::always_inline]] inline void mix_columns(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
                                                const float* rescale, float* out, std::size_t dim) {
   const std::size_t dims = values.dims, octets = (a.tokens + 7) / 8;
-  DimSums<rows, vectors> sums;
+  DimSums<kCoarse<Values>, rows, vectors> sums;
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
     KVANT_UNROLL
     for (auto& sum : sums[r]) sum.start(set_words(weights[r].start));
   }
   for (std::size_t octet = 0; octet < octets; ++octet) {
-    add_four_tokens<part, 0>(sums, values, dim, weights, octet);
-    add_four_tokens<part, 1>(sums, values, dim, weights, octet);
+    add_four_tokens<part, 0, rows, vectors>(sums, values, dim, weights, octet);
+    add_four_tokens<part, 1, rows, vectors>(sums, values, dim, weights, octet);
   }
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
@@ -215,8 +223,9 @@ template <std::size_t rows, class Values, int... parts>
   Prefetcher prefetcher(next, values.dims / (kDimVectors * kCodeLanes));
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     RowWeights weights[rows];
-    round_weights(a, group, first_row, weights);
-    for (RowWeights& row : weights) row.start = before_sums<Values::kBits>(a.pages.table, row.sum);
+    round_weights<kCoarse<Values>>(a, group, first_row, weights);
+    for (RowWeights& row : weights)
+      row.start = before_sums<Values::kBits>(a.pages.table, row.sum, kValueBias<Values::kBits>);
     (mix_part<parts, rows>(values, a, weights, group, first_row, prefetcher), ...);
   }
 }
@@ -246,7 +255,7 @@ void mix_codes(const CodeMixArgs& a) noexcept {
   if (a.rows <= kCodeRows) return mix_tile_of(a.rows, ValuePlanes<bits>(a), a, 0, a.next);
   alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
   decode<bits>(a, bytes, std::make_integer_sequence<int, ValuePlanes<bits>::kParts>{});
-  const ValueBytes<bits <= 6 ? 6 : 8> values{bytes, a.pages.layout.padded_dims()};
+  const ValueBytes<bits <= kCoarseBits ? kCoarseBits : bits <= 6 ? 6 : 8> values{bytes, a.pages.layout.padded_dims()};
   for (std::size_t first = 0; first < a.rows; first += kCodeRows) {
     mix_tile_of(std::min(kCodeRows, a.rows - first), values, a, first, first == 0 ? a.next : Upcoming{});
   }

@@ -66,7 +66,8 @@ void score(const CodeScoreArgs& a) noexcept {
 }
 
 /// Rounds the products of a row's weights with the scales of a group to whole numbers. Returns their unit.
-float quantize_weights(const float* weights, const float* scales, std::size_t tokens, std::int32_t* whole) noexcept {
+float quantize_weights(const float* weights, const float* scales, std::size_t tokens, bool coarse,
+                       std::int32_t* whole) noexcept {
   float products[kPageTokens];
   float peak = 0;
   for (std::size_t t = 0; t < tokens; ++t) peak = std::max(peak, products[t] = weights[t] * scales[t]);
@@ -74,9 +75,10 @@ float quantize_weights(const float* weights, const float* scales, std::size_t to
     std::fill_n(whole, tokens, 0);
     return 0;
   }
-  const float factor = kMaxWeight / peak;
-  for (std::size_t t = 0; t < tokens; ++t) whole[t] = nearest_whole(products[t] * factor);
-  return peak / kMaxWeight;
+  const auto most = static_cast<float>(max_weight(coarse));
+  const float factor = most / peak;
+  for (std::size_t t = 0; t < tokens; ++t) whole[t] = nearest_whole(products[t] * factor + (coarse ? kDither[t] : 0));
+  return peak / most;
 }
 
 void mix(const CodeMixArgs& a) noexcept {
@@ -86,7 +88,8 @@ void mix(const CodeMixArgs& a) noexcept {
     for (std::size_t t = 0; t < a.tokens; ++t) scales[t] = scale_of(a.pages, a.page, g.index, t);
     for (std::size_t r = 0; r < a.rows; ++r) {
       std::int32_t whole[kPageTokens];
-      const float unit = quantize_weights(a.weights + r * kPageTokens, scales, a.tokens, whole);
+      const float unit =
+          quantize_weights(a.weights + r * kPageTokens, scales, a.tokens, a.pages.table.bits <= kCoarseBits, whole);
       std::int32_t offset = 0;
       for (std::size_t t = 0; t < a.tokens; ++t) offset += a.pages.table.offset * whole[t];
       for (std::size_t i = g.first; i < g.first + g.count; ++i) {
