@@ -80,15 +80,22 @@ void check_memory(const CacheConfig& c, double bytes) {
        c.sequences == 1 ? "" : fmt::format("{} x ", c.sequences), c.capacity, bytes * 0x1p-30, available * 0x1p-30);
 }
 
-/// Compares the descriptions of a saved cache and of the one that takes it line by line.
+/// Takes the first line off a text.
+std::string_view take_line(std::string_view& text) {
+  const std::string_view line = text.substr(0, text.find('\n'));
+  text.remove_prefix(std::min(text.size(), line.size() + 1));
+  return line;
+}
+
+/// Refuses a saved cache of another description than that of the one that takes it, naming the first line that differs.
 void check_description(const std::string& path, std::string_view saved, std::string_view expected) {
-  while (saved != expected) {
-    const std::string_view a = saved.substr(0, saved.find('\n')), b = expected.substr(0, expected.find('\n'));
-    KVANT_CHECK(a == b && !a.empty(), ErrorCode::invalid_argument, "{}: saved with {}, this cache has {}", path,
-                printable(a), b);
-    saved.remove_prefix(a.size() + 1);
-    expected.remove_prefix(b.size() + 1);
-  }
+  if (saved == expected) return;
+  std::string_view a, b;
+  do {
+    a = take_line(saved);
+    b = take_line(expected);
+  } while (a == b && !(saved.empty() && expected.empty()));
+  fail(ErrorCode::invalid_argument, "{}: saved with {}, this cache has {}", path, printable(a), b);
 }
 
 CacheUsage usage_of(const CacheConfig& c, std::size_t k_bytes, std::size_t v_bytes) {

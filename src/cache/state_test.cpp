@@ -241,6 +241,20 @@ TEST_F(State, WhatIsWrongIsNamed) {
               HasSubstr("saved with keys l\\x1b, this cache has keys lm2"));
 }
 
+/// Descriptions that end early, or go on: nothing behind their ends is looked at.
+TEST_F(State, DescriptionsMayEndAnywhere) {
+  const std::string text = file.substr(32, sections()[1] - 32);
+  for (std::size_t size = 0; size < text.size(); ++size) {
+    ASSERT_THAT(error(ErrorCode::invalid_argument, with_section(0, [&](std::string& s) { s.resize(size); })),
+                StartsWith("the/file: saved with "))
+        << size;
+  }
+  for (const char* more : {"\n", "more\n", "keys"}) {
+    EXPECT_THAT(error(ErrorCode::invalid_argument, with_section(0, [&](std::string& s) { s += more; })),
+                StartsWith("the/file: saved with "));
+  }
+}
+
 /// A saved cache and one that it does not fit, which is the field that differs.
 TEST_F(State, OtherCachesAreNamed) {
   const auto message = [&](const std::function<void(CacheConfig&)>& change) {
