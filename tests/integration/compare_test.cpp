@@ -136,7 +136,9 @@ TEST(Compare, PositionsTogetherAreTheWhole) {
   EXPECT_EQ(row.positions.back().end, kContext - 1);
   double sum = 0;
   for (std::size_t i = 0; i < 4; ++i) {
-    if (i > 0) EXPECT_EQ(row.positions[i].begin, row.positions[i - 1].end);
+    if (i > 0) {
+      EXPECT_EQ(row.positions[i].begin, row.positions[i - 1].end);
+    }
     EXPECT_GT(row.positions[i].kld_se, 0);
     sum += row.positions[i].kld_mean * static_cast<double>(row.positions[i].end - row.positions[i].begin);
   }
