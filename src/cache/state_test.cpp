@@ -243,8 +243,8 @@ TEST_F(State, WhatIsWrongIsNamed) {
 
 /// Descriptions that end early, or go on: nothing behind their ends is looked at.
 TEST_F(State, DescriptionsMayEndAnywhere) {
-  const std::string text = file.substr(32, sections()[1] - 32);
-  for (std::size_t size = 0; size < text.size(); ++size) {
+  const std::string description = file.substr(32, sections()[1] - 32);
+  for (std::size_t size = 0; size < description.size(); ++size) {
     ASSERT_THAT(error(ErrorCode::invalid_argument, with_section(0, [&](std::string& s) { s.resize(size); })),
                 StartsWith("the/file: saved with "))
         << size;
