@@ -49,8 +49,9 @@ std::string result_text(const Options& options, engine::Engine& engine, const be
                      engine.config().name.empty() ? options.model.model : printable(engine.config().name),
                      format_bytes(static_cast<double>(engine.weights().bytes_per_token())));
   const cache::CacheUsage& usage = rows.front().speed.usage;
-  out += fmt::format("cache    k {} v {}, {:.2f} and {:.2f} bits per value\n\n", options.cache.k, options.cache.v,
-                     usage.k_bpv, usage.v_bpv);
+  out +=
+      fmt::format("cache    k {} v {}, {:.2f} and {:.2f} bits per value, {} of constants\n\n", options.cache.k,
+                  options.cache.v, usage.k_bpv, usage.v_bpv, format_bytes(static_cast<double>(usage.constant_bytes)));
   Table table({"depth", fmt::format("prefill {}, t/s", options.prompt), "GFLOP/s", "decode, t/s", "ms", "weights ms",
                "attention ms", "GB/s", "cache MiB"});
   for (const Row& row : rows) {

@@ -110,9 +110,6 @@ class KeyReader {
   }
 
   void check_whole() const {
-    if (side_ == PageSide::value && spec_->anchor == Anchor::fixed) {
-      wrong("anchor=static is for keys; the valid ones are none bias mean");
-    }
     const bool plan =
         spec_->anchor == Anchor::mean || spec_->anchor == Anchor::fixed || spec_->scale == PairScale::plan;
     if (plan && spec_->plan.empty()) {

@@ -13,7 +13,7 @@ namespace kvant::codec {
 /// The constant that is taken out of keys or values before they are stored (docs/formats.md).
 enum class Anchor : std::uint8_t {
   none,
-  fixed,  ///< "static", keys only: the mean of the keys after RoPE; wrong by more the further positions rotate
+  fixed,  ///< "static": the mean of the keys after RoPE, wrong by more the further positions rotate; of values as mean
   bias,   ///< the bias of the projection, from the weights
   mean,   ///< the mean before RoPE, from a plan
 };

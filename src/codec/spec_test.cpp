@@ -81,7 +81,7 @@ TEST(CacheSpec, WrongSettingsAreNamed) {
   EXPECT_THAT(message_of("lm4,anchor=static"), HasSubstr("anchor=static needs plan=FILE"));
   EXPECT_THAT(message_of("lm4,scale=plan"), HasSubstr("scale=plan needs plan=FILE"));
   EXPECT_THAT(message_of("lm4,plan="), HasSubstr("key 'plan' has no value"));
-  EXPECT_THAT(message_of("lm4,anchor=static,plan=p", PageSide::value), HasSubstr("anchor=static is for keys"));
+  EXPECT_THAT(message_of("lm4,anchor=static", PageSide::value), HasSubstr("anchor=static needs plan=FILE"));
   EXPECT_THAT(message_of("flex:0:6:0:0:0", PageSide::value), HasSubstr("flex is for keys"));
   EXPECT_THAT(message_of("flex:1:9:4:1:1"), HasSubstr("a split needs perms=FILE"));
   EXPECT_THAT(message_of("flex"), HasSubstr("needs perms=FILE"));

@@ -179,7 +179,7 @@ class Keys {
 std::vector<float> value_anchor(const LayerWeights& w, std::size_t layer, codec::Anchor anchor,
                                 const codec::Plan* plan) {
   if (anchor == codec::Anchor::bias) return unless_zero(w.v_bias);
-  if (anchor == codec::Anchor::mean) return unless_zero(plan->layers[layer].v_mean);
+  if (anchor == codec::Anchor::mean || anchor == codec::Anchor::fixed) return unless_zero(plan->layers[layer].v_mean);
   return {};
 }
 
