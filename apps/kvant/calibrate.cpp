@@ -121,7 +121,7 @@ void run(const Options& options) {
   const auto bytes = codec::serialize_plan(plan);
   file.write(bytes);
   std::string summary = table(engine, plan, stdout_is_terminal());
-  if (tiers) {
+  if (tiers && permutations) {
     const codec::PermutationFile layouts = calib::make_permutation_file(plan, *tiers);
     permutations->write(codec::serialize_permutation_file(layouts, options.permutations));
     permutations->commit();

@@ -16,7 +16,6 @@ namespace kvant::cache {
 namespace {
 
 using codec::PageSide;
-using kernels::kPageTokens;
 
 constexpr std::size_t kLeastGroup = 8, kMostGroup = 256;
 constexpr std::size_t kMostDims = 512;  ///< that the kernels take
@@ -199,6 +198,7 @@ std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, PageSi
   const auto kind = spec.coding == codec::CacheSpec::Coding::lm ? codec::QuantizerKind::lm : codec::QuantizerKind::uni;
   std::vector<Group> groups = cut(head_dim, spec.group);
   std::vector<codec::Quantizer> quantizers;
+  quantizers.reserve(groups.size());
   for (const Group& g : groups) {
     quantizers.push_back(quantizers.empty() ? codec::make_quantizer(kind, g.size, spec.bits)
                                             : with_levels_of(quantizers.front(), g.size));

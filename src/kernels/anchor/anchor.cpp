@@ -91,7 +91,7 @@ AnchorAngles::AnchorAngles(const RopeFrequencies& frequencies, std::size_t capac
   std::uint16_t fast = 0;
   for (std::size_t j = 0; j < pairs_; ++j) {
     const std::size_t terms = terms_for(frequencies.theta[j]);
-    slow_[j] = terms > 0;
+    slow_[j] = terms > 0 ? 1 : 0;
     if (terms == 0) fast_index_[j] = fast++;
     fill_terms(frequencies.theta[j], terms, terms_.data() + j, padded_);
     std::uint8_t& most = block_terms_[j / kAnchorBlock];

@@ -33,7 +33,8 @@ inline F32 words_to_f32(Words a) { return {_mm512_cvtepi32_ps(a)}; }
 template <int from, int to>
 Words move_bits(Words words) {
   if constexpr (from == to) return words;
-  return from > to ? _mm512_srli_epi32(words, from - to) : _mm512_slli_epi32(words, to - from);
+  if constexpr (from > to) return _mm512_srli_epi32(words, static_cast<unsigned>(from - to));
+  return _mm512_slli_epi32(words, static_cast<unsigned>(to - from));
 }
 
 /// Bits of `low` where the mask has ones in a byte, of `high` elsewhere.

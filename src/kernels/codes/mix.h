@@ -24,7 +24,8 @@ struct ValuePlanes {
     static constexpr int at(int width) { return width == 0 ? 0 : width * (2 * piece(width) + half); }
     template <int width, int first_bit, int place>
     [[gnu::always_inline]] Words get() const {
-      const std::size_t words = dims * width / 4, word = octet * words + dim - piece(width) * words;
+      const auto index = static_cast<std::size_t>(piece(width));
+      const std::size_t words = dims * width / 4, word = octet * words + dim - index * words;
       return move_bits<at(width), place>(load_words(page + 8 * dims * first_bit + 4 * word));
     }
   };
@@ -205,7 +206,9 @@ template <int part, std::size_t rows, class Values>
   constexpr std::size_t kStep = kDimVectors * kCodeLanes;
   const float* rescale = a.rescale + first_row;
   float* out = a.out + first_row * values.dims;
-  auto [dim, end] = dims_of_part<part>(values, group.first, group.first + group.count);
+  const auto range = dims_of_part<part>(values, group.first, group.first + group.count);
+  const std::size_t end = range.second;
+  std::size_t dim = range.first;
   for (; dim + kStep <= end; dim += kStep) {
     prefetcher.step();
     mix_columns<part, rows, kDimVectors>(values, a, weights, rescale, out, dim);

@@ -9,8 +9,6 @@ namespace kvant::kernels::scalar {
 extern const CodeKernels kCodes;
 namespace {
 
-using codec::PageSide;
-
 /// The bytes of a page, [tokens][padded dims].
 struct PageBytes {
   std::array<std::uint8_t, kPageTokens * kMaxCodedDims> bytes;
