@@ -56,6 +56,8 @@ class PageCodec {
   virtual void score(const PageCall& call, const QueryRows& q, float* logits) const noexcept = 0;
   /// out [rows][dims] = rescale [rows] * out + weights [rows][64] . values
   virtual void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept = 0;
+  /// The same codec with codes chosen in a metric [head_dim][head_dim] (codec/shaping.h); only of codes, else null.
+  virtual std::unique_ptr<PageCodec> shaped(std::span<const float>) const { return nullptr; }
   /// Bytes of tables that do not depend on the number of tokens.
   virtual std::size_t constant_bytes() const noexcept = 0;
   /// A hash of what stored bytes depend on beside the type's name.
@@ -72,9 +74,8 @@ class PageCodec {
 std::unique_ptr<PageCodec> make_block_codec(gguf::TensorType type, bool rotated, std::size_t head_dim, Isa isa);
 /// Codes of lm or uni in bit planes. Throws invalid_argument when the head cannot be cut into groups of a power of two
 /// from 8 to 256.
-/// metric  [head_dim][head_dim] in which codes are chosen (codec/shaping.h), or empty
 std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, codec::PageSide side, std::size_t head_dim,
-                                            std::span<const float> metric, Isa isa);
+                                            Isa isa);
 /// Keys in a flex layout.
 std::unique_ptr<PageCodec> make_flex_codec(std::shared_ptr<const codec::FlexCodec> codec,
                                            const codec::FlexChannels& channels, Isa isa);

@@ -71,7 +71,7 @@ codec::Quantizer with_levels_of(const codec::Quantizer& first, std::size_t size)
 class PlaneCodec final : public PageCodec {
  public:
   PlaneCodec(const codec::CacheSpec& spec, std::vector<Group> groups, std::vector<codec::Quantizer> quantizers,
-             const kernels::CodedPages& pages, std::size_t head_dim, std::span<const float> metric, Isa isa)
+             const kernels::CodedPages& pages, std::size_t head_dim, Isa isa)
       : PageCodec(pages.layout.padded_dims(), pages.layout.bytes()),
         norm_(spec.norm),
         planes_(spec.bits >= kTwoPlaneBits ? 2 : 1),
@@ -85,7 +85,6 @@ class PlaneCodec final : public PageCodec {
         signs_(head_dim) {
     Random random(kSignSeed);
     for (float& s : signs_) s = random.uniform() < 0.5 ? -1.0F : 1.0F;
-    if (!metric.empty()) add_shaping(metric);
   }
 
   float largest_storable() const override { return codec::kMaxMagnitude; }
@@ -151,6 +150,11 @@ class PlaneCodec final : public PageCodec {
   void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept override {
     mix_({pages_, weights, rescale, call.rows, call.page, call.tokens, out, call.next});
   }
+  std::unique_ptr<PageCodec> shaped(std::span<const float> metric) const override {
+    auto codec = std::make_unique<PlaneCodec>(*this);
+    codec->add_shaping(metric);
+    return codec;
+  }
   std::size_t constant_bytes() const noexcept override {
     std::size_t bytes = signs_.size() * sizeof(float) + sizeof(pages_.table);
     for (const codec::Shaping& s : shaping_) bytes += s.metric.size() * sizeof(Bf16) + s.inverse.size() * sizeof(float);
@@ -194,7 +198,7 @@ class PlaneCodec final : public PageCodec {
 }  // namespace
 
 std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, PageSide side, std::size_t head_dim,
-                                            std::span<const float> metric, Isa isa) {
+                                            Isa isa) {
   const auto kind = spec.coding == codec::CacheSpec::Coding::lm ? codec::QuantizerKind::lm : codec::QuantizerKind::uni;
   std::vector<Group> groups = cut(head_dim, spec.group);
   std::vector<codec::Quantizer> quantizers;
@@ -204,7 +208,7 @@ std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, PageSi
                                             : with_levels_of(quantizers.front(), g.size));
   }
   const kernels::CodedPages pages = make_pages(spec, side, groups, quantizers.front());
-  return std::make_unique<PlaneCodec>(spec, std::move(groups), std::move(quantizers), pages, head_dim, metric, isa);
+  return std::make_unique<PlaneCodec>(spec, std::move(groups), std::move(quantizers), pages, head_dim, isa);
 }
 
 }  // namespace kvant::cache

@@ -57,7 +57,7 @@ Side::Side(const CacheConfig& config, PageSide side, Isa isa)
 
 void Side::add_codecs(const CacheConfig& config, Isa isa) {
   if (spec_.coding == CacheSpec::Coding::flex) return add_flex_codecs(config, isa);
-  codecs_.push_back(spec_.coded() ? make_plane_codec(spec_, side_, head_dim_, {}, isa)
+  codecs_.push_back(spec_.coded() ? make_plane_codec(spec_, side_, head_dim_, isa)
                                   : make_block_codec(spec_.type, spec_.rotated, head_dim_, isa));
   for (Head& head : heads_) head.codec = codecs_.back().get();
 }
@@ -126,8 +126,9 @@ void Side::shape_codecs(const CacheConfig& config) {
     for (std::size_t head = 0; head < kv_heads_; ++head) {
       const std::vector<float> m = metric(config.constants[layer], layer, head);
       if (m.empty()) continue;
-      codecs_.push_back(make_plane_codec(spec_, side_, head_dim_, m, isa_));
-      heads_[layer * kv_heads_ + head].codec = codecs_.back().get();
+      Head& h = heads_[layer * kv_heads_ + head];
+      codecs_.push_back(h.codec->shaped(m));
+      h.codec = codecs_.back().get();
     }
   }
 }
