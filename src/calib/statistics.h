@@ -24,24 +24,34 @@ class Statistics final : public model::Tap {
 
   /// Rows that every layer has seen.
   std::size_t tokens() const;
-  /// The statistics of all layers. Energies are divided by the number of tokens.
+  /// The statistics of all layers. Moments are divided by the number of tokens.
   std::vector<codec::LayerStatistics> result() const;
 
  private:
-  /// Moments of one layer.
+  /// Sums over the tokens of one layer.
   struct Layer {
     std::size_t tokens = 0;
     std::vector<double> k_mean, k_mean_rotated, v_mean;  ///< [kv_heads * head_dim]
-    std::vector<double> k_squares;                       ///< of deviations from the mean, [kv_heads * pairs]
-    std::vector<double> q_squares;                       ///< [kv_heads * pairs]
+    std::vector<double> k_moment, q_moment, v_moment;    ///< [kv_heads][packed]
   };
-  struct HeadBatch;
+  /// Rows of a batch that are worked on at a time, with what is known of them.
+  struct Rows {
+    MatView<const float> q, k, v;
+    const float* angles;
+    std::vector<double> k_shift, rotated_shift, v_shift;  ///< their mean less the mean so far, [kv_heads * head_dim]
+    /// Deviations of k and v and each query head before RoPE, [kv_heads * (group + 2)][columns].
+    std::vector<double> columns;
+  };
 
-  void add_head(Layer& layer, std::size_t head, const HeadBatch& batch) const;
+  void add_rows(Layer& layer, Rows& rows) const;
+  void prepare(const Layer& layer, std::size_t head, std::size_t which, Rows& rows) const;
+  void turn_back(const Rows& rows, std::size_t first_channel, double* columns) const;
+  void add_products(Layer& layer, std::size_t head, std::size_t panel, const Rows& rows) const;
 
   const model::ModelConfig& config_;
   ThreadPool& pool_;
-  std::size_t pairs_;
+  std::size_t heads_, group_, pairs_, panels_;
+  double unscale_;  ///< what turning by the negative angles leaves of a rotated vector's scale
   std::vector<Layer> layers_;
 };
 

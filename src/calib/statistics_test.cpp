@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <complex>
 #include <limits>
 #include <numeric>
 
@@ -58,40 +59,66 @@ struct Rows {
   std::vector<float> q, k, v, angles;
 };
 
+/// Moments of the columns of one head, [dims] for each row.
+using Head = std::vector<std::vector<long double>>;
+
+/// Mean over the rows of the products of channels about `mean`, as a packed triangle.
+std::vector<long double> moment_of(const Head& x, const std::vector<long double>& mean) {
+  std::vector<long double> packed;
+  for (std::size_t i = 0; i < mean.size(); ++i) {
+    for (std::size_t j = 0; j <= i; ++j) {
+      long double sum = 0;
+      for (const auto& row : x) sum += (row[i] - mean[i]) * (row[j] - mean[j]);
+      packed.push_back(sum / static_cast<long double>(x.size()));
+    }
+  }
+  return packed;
+}
+
+std::vector<long double> mean_of(const Head& x) {
+  std::vector<long double> mean(x.front().size());
+  for (const auto& row : x) {
+    for (std::size_t c = 0; c < mean.size(); ++c) mean[c] += row[c] / static_cast<long double>(x.size());
+  }
+  return mean;
+}
+
 /// The same statistics in two passes over all rows, in long double.
 codec::LayerStatistics direct(const Rows& rows) {
-  const std::size_t width = kKvHeads * kHeadDim, queries = width * kGroup;
-  const auto n = static_cast<long double>(rows.rows);
-  std::vector<long double> k(width), rotated(width), v(width), k_energy(kKvHeads * kPairs), q_energy(kKvHeads * kPairs);
-  for (std::size_t r = 0; r < rows.rows; ++r) {
-    for (std::size_t c = 0; c < width; ++c) {
-      k[c] += rows.k[r * width + c] / n;
-      v[c] += rows.v[r * width + c] / n;
-      const std::size_t in_head = c % kHeadDim, first = c - in_head;
-      if (in_head >= 2 * kPairs) {
-        rotated[c] += rows.k[r * width + c] / n;
-        continue;
+  const auto head_of = [&](const std::vector<float>& values, std::size_t head, int turn = 0) {
+    Head x(rows.rows);
+    for (std::size_t r = 0; r < rows.rows; ++r) {
+      const auto first = values.begin() + static_cast<std::ptrdiff_t>(r * values.size() / rows.rows + head * kHeadDim);
+      x[r].assign(first, first + kHeadDim);
+      for (std::size_t j = 0; turn != 0 && j < kPairs; ++j) {
+        const std::complex<long double> angle(rows.angles[2 * (r * kPairs + j)], rows.angles[2 * (r * kPairs + j) + 1]);
+        const std::complex<long double> pair(x[r][j], x[r][j + kPairs]);
+        const auto turned = turn > 0 ? pair * angle : pair / angle;
+        x[r][j] = turned.real();
+        x[r][j + kPairs] = turned.imag();
       }
-      const std::size_t j = in_head % kPairs;
-      const long double re = rows.k[r * width + first + j], im = rows.k[r * width + first + j + kPairs];
-      const long double cosine = rows.angles[2 * (r * kPairs + j)], sine = rows.angles[2 * (r * kPairs + j) + 1];
-      rotated[c] += (in_head < kPairs ? re * cosine - im * sine : re * sine + im * cosine) / n;
     }
+    return x;
+  };
+  codec::LayerStatistics s;
+  const auto append = [](std::vector<float>& to, const std::vector<long double>& values) {
+    to.insert(to.end(), values.begin(), values.end());
+  };
+  for (std::size_t head = 0; head < kKvHeads; ++head) {
+    const Head k = head_of(rows.k, head), v = head_of(rows.v, head);
+    append(s.k_mean, mean_of(k));
+    append(s.k_mean_rotated, mean_of(head_of(rows.k, head, 1)));
+    append(s.v_mean, mean_of(v));
+    append(s.k_moment, moment_of(k, mean_of(k)));
+    append(s.v_moment, moment_of(v, mean_of(v)));
+    std::vector<long double> q(codec::packed_size(kHeadDim));
+    for (std::size_t g = 0; g < kGroup; ++g) {
+      const auto added = moment_of(head_of(rows.q, head * kGroup + g, -1), std::vector<long double>(kHeadDim));
+      for (std::size_t i = 0; i < q.size(); ++i) q[i] += added[i];
+    }
+    append(s.q_moment, q);
   }
-  for (std::size_t r = 0; r < rows.rows; ++r) {
-    for (std::size_t c = 0; c < width; ++c) {
-      if (c % kHeadDim >= 2 * kPairs) continue;
-      const long double deviation = rows.k[r * width + c] - k[c];
-      k_energy[c / kHeadDim * kPairs + c % kHeadDim % kPairs] += deviation * deviation / n;
-    }
-    for (std::size_t c = 0; c < queries; ++c) {
-      if (c % kHeadDim >= 2 * kPairs) continue;
-      const long double q = rows.q[r * queries + c];
-      q_energy[c / kHeadDim / kGroup * kPairs + c % kHeadDim % kPairs] += q * q / n;
-    }
-  }
-  const auto floats = [](const std::vector<long double>& x) { return std::vector<float>(x.begin(), x.end()); };
-  return {floats(k), floats(rotated), floats(v), floats(k_energy), floats(q_energy)};
+  return s;
 }
 
 void expect_near(const std::vector<float>& actual, const std::vector<float>& expected, double error) {
@@ -120,32 +147,75 @@ TEST_P(StatisticsOfRows, EqualTwoPassesHoweverTheyCome) {
   const auto result = statistics.result();
   ASSERT_EQ(result.size(), 2u);
   const codec::LayerStatistics expected = direct(rows);
-  // Means and energies are rounded to f32 once; double sums about the mean add far less, sums of squares far from it
-  // would add mean^2 * 2^-53 * 700 and more.
-  const double most = 4 * mean + 10;
+  // Results are rounded to f32 once, from |mean| + 5 at most; double sums about the mean add far less, sums of squares
+  // far from it would add mean^2 * 2^-53 * 700 and more. The queries' moments are about zero and of the size of their
+  // squares; angles are rounded to f32.
+  const double most = 2 * mean + 5;
   expect_near(result[0].k_mean, expected.k_mean, most * 0x1p-23);
-  expect_near(result[0].k_mean_rotated, expected.k_mean_rotated, most * 0x1p-23);
+  expect_near(result[0].k_mean_rotated, expected.k_mean_rotated, most * 0x1p-22);
   expect_near(result[0].v_mean, expected.v_mean, most * 0x1p-23);
-  expect_near(result[0].k_energy, expected.k_energy, 4 * 0x1p-23);
-  expect_near(result[0].q_energy, expected.q_energy, kGroup * 2 * most * most * 0x1p-23);
-  // The deviation has variance 1 in each channel of a pair: 2, to 700 samples' accuracy (5 standard errors).
-  for (const float energy : result[0].k_energy) EXPECT_NEAR(energy, 2, 5 * 2 / std::sqrt(700.0));
-  expect_near(result[1].k_energy, direct(other).k_energy, 1e-5);
+  expect_near(result[0].k_moment, expected.k_moment, 4 * 0x1p-24);
+  expect_near(result[0].v_moment, expected.v_moment, 4 * 0x1p-24);
+  expect_near(result[0].q_moment, expected.q_moment, kGroup * 2 * most * most * 0x1p-22);
+  // Channels deviate independently with variance 1, to 700 samples' accuracy: 5 standard errors, which are sqrt(2 /
+  // 700) on the diagonal and sqrt(1 / 700) off it.
+  for (const auto* moment : {&result[0].k_moment, &result[0].v_moment}) {
+    for (std::size_t i = 0; i < kHeadDim; ++i) {
+      for (std::size_t j = 0; j <= i; ++j) {
+        EXPECT_NEAR((*moment)[codec::packed_size(i) + j], i == j, 5 * std::sqrt((i == j ? 2 : 1) / 700.0))
+            << i << ' ' << j;
+      }
+    }
+  }
+  expect_near(result[1].k_moment, direct(other).k_moment, 1e-6);
 }
 
 INSTANTIATE_TEST_SUITE_P(Means, StatisticsOfRows, testing::Values(0.0, 1.0, 1000.0));
 
 TEST(Statistics, DoNotDependOnThreads) {
   const model::ModelConfig config = small_config();
-  const Rows rows(50, 3, 9);
+  const Rows rows(300, 3, 9);
   std::vector<std::vector<codec::LayerStatistics>> results;
-  for (const int threads : {1, 3}) {
+  for (const int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
     Statistics statistics(config, pool);
-    for (int layer = 0; layer < 2; ++layer) rows.show(statistics, layer, 0, 50);
+    for (int layer = 0; layer < 2; ++layer) rows.show(statistics, layer, 0, 300);
     results.push_back(statistics.result());
   }
   EXPECT_EQ(results[0], results[1]);
+  EXPECT_EQ(results[0], results[2]);
+}
+
+/// YaRN's attention factor is part of the angles; queries before RoPE are without it.
+TEST(Statistics, QueriesAreWithoutTheAttentionFactor) {
+  model::ModelConfig config = small_config();
+  config.rope.attention_factor = 1.5;
+  config.rope.scaling = kernels::RopeConfig::Scaling::yarn;
+  config.rope.original_context = 64;
+  config.rope.factor = 4;
+  const auto frequencies = kernels::rope_frequencies(config.rope);
+  ASSERT_GT(frequencies.magnitude, 1.5);
+  Rows rows(40, 1, 3);
+  const auto before = rows.q;
+  std::vector<std::size_t> positions(rows.rows);
+  std::iota(positions.begin(), positions.end(), 0);
+  kernels::rope_angles(frequencies, positions, rows.angles.data());
+  for (std::size_t i = 0; i < rows.q.size(); i += kHeadDim) {
+    const std::size_t row = i / (rows.q.size() / rows.rows);
+    kernels::rope_apply(rows.angles.data() + row * kPairs * 2, kPairs, rows.q.data() + i);
+  }
+  ThreadPool pool(1);
+  Statistics statistics(config, pool);
+  rows.show(statistics, 0, 0, rows.rows);
+  const std::vector<float> moment = statistics.result().front().q_moment;
+  double sum = 0, expected = 0;
+  for (const float q : before) expected += static_cast<double>(q) * q / static_cast<double>(rows.rows);
+  for (std::size_t head = 0; head < kKvHeads; ++head) {
+    for (std::size_t c = 1; c <= kHeadDim; ++c) {
+      sum += moment[head * codec::packed_size(kHeadDim) + codec::packed_size(c) - 1];
+    }
+  }
+  EXPECT_NEAR(sum, expected, expected * 0x1p-21);
 }
 
 TEST(Statistics, NamesWhatIsNotFinite) {
@@ -154,7 +224,6 @@ TEST(Statistics, NamesWhatIsNotFinite) {
   const auto expect = [&](std::vector<float> Rows::*member, const std::string& message) {
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       for (const std::size_t channel : {0u, 1u, 19u}) {
-        if (member == &Rows::q && channel == 19) continue;  // not in a pair
         Rows rows(20, 1, 4);
         (rows.*member)[(rows.*member).size() / 20 * 7 + channel] = bad;
         Statistics statistics(config, pool);
