@@ -64,7 +64,7 @@ TEST_P(Collected, StatisticsAreThoseOfTheFirstLayer) {
   const model::LayerWeights& w = m.weights.layers.front();
   const std::size_t d = m.config.head_dim, pairs = d / 2, kv = m.config.kv_size(), count = tokens.size();
   const auto n = static_cast<double>(count);
-  std::vector<std::vector<double>> keys(count), queries(count);
+  std::vector<std::vector<double>> keys(count), queries(count), values(count);
   std::vector<double> k_mean(kv), v_mean(kv);
   std::vector<float> embedded(m.config.embedding);
   for (std::size_t t = 0; t < count; ++t) {
@@ -73,7 +73,7 @@ TEST_P(Collected, StatisticsAreThoseOfTheFirstLayer) {
     normalize(x.data(), w.attention_norm, m.config.norm_epsilon);
     keys[t] = product(w.k, x, w.k_bias);
     queries[t] = product(w.q, x, w.q_bias);
-    const auto v = product(w.v, x, w.v_bias);
+    values[t] = product(w.v, x, w.v_bias);
     for (auto* heads : {&keys[t], &queries[t]}) {
       for (std::size_t h = 0; h < heads->size(); h += d) {
         if (m.config.qk_norm)
@@ -86,13 +86,8 @@ TEST_P(Collected, StatisticsAreThoseOfTheFirstLayer) {
     }
     for (std::size_t c = 0; c < kv; ++c) {
       k_mean[c] += keys[t][c] / n;
-      v_mean[c] += v[c] / n;
+      v_mean[c] += values[t][c] / n;
     }
-  }
-  std::vector<double> k_energy(2 * pairs), q_energy(2 * pairs);
-  for (std::size_t t = 0; t < count; ++t) {
-    for (std::size_t c = 0; c < kv; ++c) k_energy[c / d * pairs + c % pairs] += std::pow(keys[t][c] - k_mean[c], 2) / n;
-    for (std::size_t c = 0; c < 2 * kv; ++c) q_energy[c / d / 2 * pairs + c % pairs] += std::pow(queries[t][c], 2) / n;
   }
   // Products of 48 inputs in f32: some 48 roundings of sums of magnitude below 8.
   constexpr double kError = 48 * 8 * 0x1p-24;
@@ -100,10 +95,25 @@ TEST_P(Collected, StatisticsAreThoseOfTheFirstLayer) {
     EXPECT_NEAR(s.k_mean[c], k_mean[c], kError) << c;
     EXPECT_NEAR(s.v_mean[c], v_mean[c], kError) << c;
   }
-  for (std::size_t j = 0; j < 2 * pairs; ++j) {  // rotation leaves |Q_j| as it is
-    EXPECT_NEAR(s.k_energy[j], k_energy[j], 8 * kError) << j;
-    EXPECT_NEAR(s.q_energy[j], q_energy[j], 16 * kError) << j;
+  const std::vector<double> zero(kv);
+  std::size_t at = 0;
+  for (std::size_t head = 0; head < kv; head += d) {
+    for (std::size_t i = 0; i < d; ++i) {
+      for (std::size_t j = 0; j <= i; ++j, ++at) {
+        const auto moment = [&](const std::vector<std::vector<double>>& x, const std::vector<double>& mean,
+                                std::size_t first) {
+          double sum = 0;
+          for (const auto& row : x) sum += (row[first + i] - mean[head + i]) * (row[first + j] - mean[head + j]) / n;
+          return sum;
+        };
+        EXPECT_NEAR(s.k_moment[at], moment(keys, k_mean, head), 8 * kError) << at;
+        EXPECT_NEAR(s.v_moment[at], moment(values, v_mean, head), 8 * kError) << at;
+        EXPECT_NEAR(s.q_moment[at], moment(queries, zero, 2 * head) + moment(queries, zero, 2 * head + d), 16 * kError)
+            << at;
+      }
+    }
   }
+  EXPECT_EQ(s.k_moment.size(), at);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Collected, testing::Values("qwen2", "qwen3", "llama"),
