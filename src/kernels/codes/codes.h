@@ -61,6 +61,7 @@ struct CodeScoreArgs {
   std::size_t tokens;     ///< 1 to 64
   float* logits;          ///< [rows][64]; undefined from `tokens` on
   Upcoming next = {};
+  bool add = false;  ///< to what logits holds, instead of overwriting it
 };
 
 /// out[r][i] = rescale[r] * out[r][i] + sum_t weight[r][t] * scale[g(i)][t] * level(t, i)   (t < tokens)
@@ -77,6 +78,7 @@ struct CodeMixArgs {
   std::size_t tokens;     ///< 1 to 64
   float* out;             ///< [rows][padded dims]
   Upcoming next = {};
+  std::size_t stride = 0;  ///< from a row of out to the next; 0: padded dims
 };
 
 /// All kernels of one tier.

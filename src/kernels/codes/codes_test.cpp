@@ -373,6 +373,48 @@ TEST(Codes, RowsDoNotDependOnTheirNeighbours) {
   }
 }
 
+/// As halves of a longer vector are scored and mixed one after the other.
+TEST(Codes, LogitsAddUpAndRowsOfTheResultMayLieApart) {
+  constexpr std::size_t kRows = 7, kTokens = 50, kApart = 160;
+  for (int bits = 1; bits <= 8; ++bits) {
+    const Shape shape{bits <= 6 ? QuantizerKind::lm : QuantizerKind::uni, bits, {64, 32}, ScaleFormat::f16};
+    const std::size_t kind = static_cast<std::size_t>(bits - 1), dims = shape.dims();
+    const Page keys(shape, PageSide::key, kTokens), values(shape, PageSide::value, kTokens);
+    const Weights w(dims);
+    for_each_tier([&](const CodeKernels& kernels) {
+      for (const std::size_t planes : {1U, 2U}) {
+        const Queries q(keys.pages, planes);
+        const auto expected = expected_logits(keys, q, kTokens);
+        std::vector<float> logits(kRows * kPageTokens, 0.25F);
+        kernels.score[kind]({keys.pages, q.from(0), kRows, keys.data.data(), kTokens, logits.data(), {}, true});
+        for (std::size_t i = 0; i < kRows * kTokens; ++i) {
+          const std::size_t at = i / kTokens * kPageTokens + i % kTokens;
+          ASSERT_NEAR(static_cast<double>(logits[at]), 0.25 + expected[at].value,
+                      8 * kEps * (0.25 + expected[at].magnitude));
+        }
+      }
+      auto together = w.before;
+      kernels.mix[kind](
+          {values.pages, w.weights.data(), w.rescale.data(), kRows, values.data.data(), kTokens, together.data()});
+      std::vector<float> apart(kRows * kApart, 9.0F);
+      for (std::size_t r = 0; r < kRows; ++r) std::copy_n(&w.before[r * dims], dims, &apart[r * kApart]);
+      kernels.mix[kind]({values.pages,
+                         w.weights.data(),
+                         w.rescale.data(),
+                         kRows,
+                         values.data.data(),
+                         kTokens,
+                         apart.data(),
+                         {},
+                         kApart});
+      for (std::size_t i = 0; i < apart.size(); ++i) {
+        const bool inside = i % kApart < dims;
+        ASSERT_EQ(apart[i], inside ? together[i / kApart * dims + i % kApart] : 9.0F) << i;
+      }
+    });
+  }
+}
+
 TEST(Codes, WeightsOfNothingOnlyRescale) {
   const Shape shape{QuantizerKind::lm, 4, {128}, ScaleFormat::f16};
   const Page page(shape, PageSide::value, 64);

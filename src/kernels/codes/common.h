@@ -80,6 +80,10 @@ inline Group group_at(const CodedPages& pages, std::size_t dim) noexcept {
   return {groups[first], dim, (last - first) * codec::kPageDimBlock};
 }
 
+inline std::size_t out_stride(const CodeMixArgs& a) noexcept {
+  return a.stride != 0 ? a.stride : a.pages.layout.padded_dims();
+}
+
 /// Starts to load what a kernel will read next, a part in each of its steps.
 class Prefetcher {
  public:

@@ -177,7 +177,7 @@ template <int part, int half, std::size_t rows, std::size_t vectors, class Value
 template <int part, std::size_t rows, std::size_t vectors, class Values>
 [[gnu::always_inline]] inline void mix_columns(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
                                                const float* rescale, float* out, std::size_t dim) {
-  const std::size_t dims = values.dims, octets = (a.tokens + 7) / 8;
+  const std::size_t stride = out_stride(a), octets = (a.tokens + 7) / 8;
   DimSums<kCoarse<Values>, rows, vectors> sums;
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
@@ -194,7 +194,7 @@ template <int part, std::size_t rows, std::size_t vectors, class Values>
     KVANT_UNROLL
     for (std::size_t c = 0; c < vectors; ++c) {
       const F32 sum = after_sums<Values::kBits>(sums[r][c].total(), a.pages.table, weights[r].sum);
-      float* to = out + r * dims + dim + c * kCodeLanes;
+      float* to = out + r * stride + dim + c * kCodeLanes;
       store(to, fma(unit, sum, keep * load(to)));
     }
   }
@@ -205,7 +205,7 @@ template <int part, std::size_t rows, class Values>
                                             const Group& group, std::size_t first_row, Prefetcher& prefetcher) {
   constexpr std::size_t kStep = kDimVectors * kCodeLanes;
   const float* rescale = a.rescale + first_row;
-  float* out = a.out + first_row * values.dims;
+  float* out = a.out + first_row * out_stride(a);
   const auto range = dims_of_part<part>(values, group.first, group.first + group.count);
   const std::size_t end = range.second;
   std::size_t dim = range.first;

@@ -48,7 +48,7 @@ void score(const CodeScoreArgs& a) noexcept {
   const PageBytes bytes(a.pages, a.page, a.tokens);
   const std::size_t dims = bytes.dims, groups = a.pages.layout.groups();
   const auto planes = static_cast<std::size_t>(a.q.planes);
-  for (std::size_t r = 0; r < a.rows; ++r) std::fill_n(a.logits + r * kPageTokens, a.tokens, 0.0F);
+  for (std::size_t r = 0; r < a.rows && !a.add; ++r) std::fill_n(a.logits + r * kPageTokens, a.tokens, 0.0F);
   for (Group g = group_at(a.pages, 0); g.count > 0; g = group_at(a.pages, g.first + g.count)) {
     for (std::size_t t = 0; t < a.tokens; ++t) {
       const float scale = scale_of(a.pages, a.page, g.index, t);
@@ -93,7 +93,7 @@ void mix(const CodeMixArgs& a) noexcept {
       for (std::size_t i = g.first; i < g.first + g.count; ++i) {
         std::int32_t sum = 0;
         for (std::size_t t = 0; t < a.tokens; ++t) sum += whole[t] * bytes.token(t)[i];
-        float& out = a.out[r * bytes.dims + i];
+        float& out = a.out[r * out_stride(a) + i];
         out = a.rescale[r] * out + unit * static_cast<float>(a.pages.table.step * sum - offset);
       }
     }

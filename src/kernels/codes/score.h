@@ -99,7 +99,7 @@ template <int bits, std::size_t rows, std::size_t width>
       const F32 sum = after_sums<bits>(sums[r][t], a.pages.table, a.q.sums[c]);
       const F32 factor = broadcast(a.q.units[c]) * scales;
       float* to = a.logits + row / tile.planes * kPageTokens + token + t * kCodeLanes;
-      const bool fresh = group.first == 0 && row % tile.planes == 0;
+      const bool fresh = group.first == 0 && row % tile.planes == 0 && !a.add;
       store(to, fma(factor, sum, fresh ? zero() : load(to)));
     }
   }
