@@ -57,10 +57,12 @@ std::string table(engine::Engine& engine, const codec::Plan& plan, bool colour) 
   Table out({"layer", "head", "bias", "mean", "deviation", "gain, plan", "gain, weights"});
   for (std::size_t layer = 0; layer < plan.layers.size(); ++layer) {
     const codec::LayerStatistics& s = plan.layers[layer];
+    const std::vector<float> k_energy = codec::pair_energies(s.k_moment, plan.model);
+    const std::vector<float> q_energy = codec::pair_energies(s.q_moment, plan.model);
     const model::Vector& bias = engine.weights().layers[layer].k_bias;
     for (std::size_t head = 0; head < plan.model.kv_heads; ++head) {
       const auto of_pairs = [&](const std::vector<float>& v) { return std::span(v).subspan(head * pairs, pairs); };
-      const auto k = of_pairs(s.k_energy), q = of_pairs(s.q_energy);
+      const auto k = of_pairs(k_energy), q = of_pairs(q_energy);
       const cache::LayerConstants& weights = predicted[layer];
       out.add({fmt::format("{}", layer), fmt::format("{}", head),
                bias.empty() ? "-" : fmt::format("{:.2f}", norm(std::span(bias).subspan(head * d, d))),

@@ -1,6 +1,8 @@
 #pragma once
 #include <vector>
 
+#include "codec/head_code.h"
+
 namespace kvant::cache {
 
 /// What a model's weights, or statistics of its activations, say about the keys and values of one layer before any is
@@ -20,6 +22,8 @@ struct LayerConstants {
   std::vector<float> q_energy;
   /// What an error e of a value costs is e^T M e: M of each KV head, [kv_heads][head_dim][head_dim].
   std::vector<float> v_metric;
+  /// How the heads are coded where the spec's coding is `plan`, [kv_heads].
+  std::vector<codec::HeadCode> k_codes, v_codes;
 };
 
 }  // namespace kvant::cache

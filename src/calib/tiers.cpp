@@ -29,10 +29,11 @@ std::vector<double> channel_energies(const codec::Plan& plan, std::size_t layer,
   const float* mean = s.k_mean.data() + head * d;
   const float* rotated = s.k_mean_rotated.data() + head * d;
   const auto square = [](float x) { return static_cast<double>(x) * x; };
+  const std::vector<float> variances = codec::pair_energies(s.k_moment, plan.model);
   std::vector<double> energies(d);
   for (std::size_t i = 0; i < d; ++i) energies[i] = square(rotated[i]);
   for (std::size_t j = 0; j < pairs; ++j) {
-    const double whole = square(mean[j]) + square(mean[j + pairs]) + s.k_energy[head * pairs + j];
+    const double whole = square(mean[j]) + square(mean[j + pairs]) + variances[head * pairs + j];
     const double left = std::max(0.0, whole - energies[j] - energies[j + pairs]) / 2;
     energies[j] += left;
     energies[j + pairs] += left;

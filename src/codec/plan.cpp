@@ -9,6 +9,8 @@
 #include <variant>
 
 #include "base/error.h"
+#include "codec/plan_codes.h"
+#include "codec/plan_results.h"
 #include "gguf/reader.h"
 #include "gguf/writer.h"
 
@@ -88,18 +90,19 @@ std::string complaint(const Field& field, const PlanIdentity& identity) {
   return {};
 }
 
-/// A statistic of a layer: [kv_heads, head_dim or pairs].
+/// A statistic of a layer: [kv_heads][head_dim], or second moments [kv_heads][packed_size(head_dim)].
 struct Statistic {
   std::string_view name;
   std::vector<float> LayerStatistics::*member;
-  bool energy;  ///< of pairs
+  bool moment;
 };
 constexpr std::array kStatistics = {
     Statistic{"k_mean", &LayerStatistics::k_mean, false},
     Statistic{"k_mean_rotated", &LayerStatistics::k_mean_rotated, false},
     Statistic{"v_mean", &LayerStatistics::v_mean, false},
-    Statistic{"k_energy", &LayerStatistics::k_energy, true},
-    Statistic{"q_energy", &LayerStatistics::q_energy, true},
+    Statistic{"k_moment", &LayerStatistics::k_moment, true},
+    Statistic{"q_moment", &LayerStatistics::q_moment, true},
+    Statistic{"v_moment", &LayerStatistics::v_moment, true},
 };
 
 std::string tensor_name(std::size_t layer, const Statistic& statistic) {
@@ -108,8 +111,11 @@ std::string tensor_name(std::size_t layer, const Statistic& statistic) {
 
 /// Values of each KV head.
 std::size_t width(const PlanIdentity& model, const Statistic& statistic) {
-  return statistic.energy ? model.rope_dims / 2 : model.head_dim;
+  return statistic.moment ? packed_size(model.head_dim) : model.head_dim;
 }
+
+/// Where the entry (i, i) of a packed triangle is.
+constexpr std::size_t diagonal(std::size_t i) { return packed_size(i + 1) - 1; }
 
 /// Throws `code` with a line that starts with `name` where a plan could not be used.
 void check_model(const PlanIdentity& model, const std::string& name, ErrorCode code) {
@@ -128,12 +134,18 @@ void check_model(const PlanIdentity& model, const std::string& name, ErrorCode c
   check(model.rope_dims <= model.head_dim, "rope.dims", model.rope_dims, "at most head_dim =", model.head_dim);
 }
 
-void check_values(const std::vector<float>& values, const Statistic& statistic, std::size_t layer,
-                  const std::string& name, ErrorCode code) {
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i]) || (statistic.energy && values[i] < 0)) {
-      fail(code, "{}: tensor {}: value {} is {}, expected a finite number{}", name, tensor_name(layer, statistic), i,
-           values[i], statistic.energy ? " >= 0" : "");
+void check_values(const std::vector<float>& values, const PlanIdentity& model, const Statistic& statistic,
+                  std::size_t layer, const std::string& name, ErrorCode code) {
+  const auto check = [&](std::size_t i, bool holds, std::string_view more) {
+    if (holds) return;
+    fail(code, "{}: tensor {}: value {} is {}, expected a finite number{}", name, tensor_name(layer, statistic), i,
+         values[i], more);
+  };
+  for (std::size_t i = 0; i < values.size(); ++i) check(i, std::isfinite(values[i]), "");
+  if (!statistic.moment) return;
+  for (std::size_t first = 0; first < values.size(); first += packed_size(model.head_dim)) {
+    for (std::size_t i = 0; i < model.head_dim; ++i) {
+      check(first + diagonal(i), values[first + diagonal(i)] >= 0, " >= 0");
     }
   }
 }
@@ -169,7 +181,7 @@ std::vector<float> read_statistic(const gguf::File& file, const PlanIdentity& mo
               model.kv_heads);
   std::vector<float> values(tensor.values());
   std::memcpy(values.data(), tensor.data.data(), values.size() * sizeof(float));
-  check_values(values, statistic, layer, file.path(), ErrorCode::format);
+  check_values(values, model, statistic, layer, file.path(), ErrorCode::format);
   return values;
 }
 
@@ -187,15 +199,17 @@ Plan plan_of(const gguf::File& file) {
   for (std::size_t layer = 0; layer < plan.layers.size(); ++layer) {
     for (const Statistic& s : kStatistics) plan.layers[layer].*s.member = read_statistic(file, plan.model, layer, s);
   }
+  read_results(file, plan);
+  read_codes(file, plan);
   return plan;
 }
 
 /// The file of a plan, which must live until it is written.
 gguf::Writer writer_of(const Plan& plan) {
-  constexpr std::string_view kName = "plan";
-  check_model(plan.model, std::string(kName), ErrorCode::invalid_argument);
+  const std::string name = "plan";
+  check_model(plan.model, name, ErrorCode::invalid_argument);
   KVANT_CHECK(plan.layers.size() == plan.model.layers, ErrorCode::invalid_argument,
-              "{}: statistics of {} layers, expected {}", kName, plan.layers.size(), plan.model.layers);
+              "{}: statistics of {} layers, expected {}", name, plan.layers.size(), plan.model.layers);
   gguf::Writer writer;
   writer.set(kVersionKey, kVersion);
   for (const Field& field : kFields) {
@@ -211,17 +225,31 @@ gguf::Writer writer_of(const Plan& plan) {
       const std::vector<float>& values = plan.layers[layer].*s.member;
       const std::size_t cols = width(plan.model, s);
       KVANT_CHECK(values.size() == cols * plan.model.kv_heads, ErrorCode::invalid_argument,
-                  "{}: tensor {}: {} values, expected {}", kName, tensor_name(layer, s), values.size(),
+                  "{}: tensor {}: {} values, expected {}", name, tensor_name(layer, s), values.size(),
                   cols * plan.model.kv_heads);
-      check_values(values, s, layer, std::string(kName), ErrorCode::invalid_argument);
+      check_values(values, plan.model, s, layer, name, ErrorCode::invalid_argument);
       writer.add(tensor_name(layer, s), gguf::TensorType::f32, {cols, plan.model.kv_heads},
                  std::as_bytes(std::span(values)));
     }
   }
+  add_results(plan, name, writer);
+  add_codes(plan, name, writer);
   return writer;
 }
 
 }  // namespace
+
+std::vector<float> pair_energies(std::span<const float> moment, const PlanIdentity& model) {
+  const std::size_t pairs = model.rope_dims / 2;
+  std::vector<float> energies(model.kv_heads * pairs);
+  KVANT_ASSERT(moment.size() == model.kv_heads * packed_size(model.head_dim));
+  for (std::size_t i = 0; i < energies.size(); ++i) {
+    const float* head = moment.data() + i / pairs * packed_size(model.head_dim);
+    const std::size_t j = i % pairs;
+    energies[i] = head[diagonal(j)] + head[diagonal(j + pairs)];
+  }
+  return energies;
+}
 
 Plan parse_plan(std::span<const std::byte> bytes, const std::string& name) {
   return plan_of(gguf::File::parse(bytes, name));

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "codec/head_code.h"
+
 namespace kvant::codec {
 
 /// What a plan was made for. A plan fits every file of the same model, whatever the types of its weights.
@@ -35,25 +37,58 @@ struct PlanCorpus {
   friend bool operator==(const PlanCorpus&, const PlanCorpus&) = default;
 };
 
-/// Statistics of one layer over a text. Channels are in NEOX order: pair j of a head is its channels j and j + pairs;
-/// pairs = rope_dims / 2.
+/// Statistics of one layer over a text. Channels are in NEOX order: pair j of a head is made of its channels j and
+/// j + rope_dims / 2. Second moments are lower triangles, row after row, of packed_size(head_dim) values for each KV
+/// head.
 struct LayerStatistics {
   std::vector<float> k_mean;          ///< of the keys before RoPE, [kv_heads * head_dim]
   std::vector<float> k_mean_rotated;  ///< of the keys after RoPE, [kv_heads * head_dim]
   std::vector<float> v_mean;          ///< of the values, [kv_heads * head_dim]
-  /// E|K_j - E K_j|^2 of the pairs before RoPE, [kv_heads * pairs]
-  std::vector<float> k_energy;
-  /// E|Q_j|^2 of the pairs after RoPE, summed over the query heads of a KV head, [kv_heads * pairs]
-  std::vector<float> q_energy;
+  std::vector<float> k_moment;        ///< of the keys before RoPE about their mean, [kv_heads][packed]
+  std::vector<float> q_moment;        ///< of the queries before RoPE, about zero, summed over a KV head's query heads
+  std::vector<float> v_moment;        ///< of the values about their mean, [kv_heads][packed]
+  /// What one unit of predicted error of this layer's keys, or values, adds to the divergence of the model's output
+  /// (calib/search.h); 0: not measured.
+  double k_sensitivity = 0, v_sensitivity = 0;
 
   friend bool operator==(const LayerStatistics&, const LayerStatistics&) = default;
 };
 
-/// What calibration knows about a model.
+inline constexpr std::size_t packed_size(std::size_t n) { return n * (n + 1) / 2; }
+/// Sum of the diagonal entries of both channels of each RoPE pair, [kv_heads * rope_dims / 2]: the energies of pairs,
+/// the same before and after RoPE.
+std::vector<float> pair_energies(std::span<const float> moment, const PlanIdentity& model);
+
+/// How the heads of one layer are coded, [kv_heads], or none.
+struct LayerCodes {
+  std::vector<HeadCode> keys, values;
+
+  friend bool operator==(const LayerCodes&, const LayerCodes&) = default;
+};
+
+/// One comparison of the planned cache with an f16 cache, under the same weights.
+struct Certificate {
+  std::string corpus;      ///< name of the text
+  std::uint64_t hash = 0;  ///< of its tokens, as PlanCorpus
+  std::size_t context = 0, tokens = 0;
+  double kld_mean = 0, kld_error = 0;  ///< mean divergence in nats and its standard error
+  double kld_p99 = 0;
+  double top1 = 0;                                           ///< share of tokens with the same most likely next one
+  double ppl_ratio = 0, ppl_ratio_lo = 0, ppl_ratio_hi = 0;  ///< paired, with its 95 % interval
+
+  friend bool operator==(const Certificate&, const Certificate&) = default;
+};
+
+/// What calibration knows about a model and what it has chosen.
 struct Plan {
   PlanIdentity model;
   PlanCorpus corpus;
-  std::vector<LayerStatistics> layers;  ///< model.layers of them
+  std::vector<LayerStatistics> layers;         ///< model.layers of them
+  std::vector<LayerCodes> codes;               ///< model.layers of them, or none: statistics only
+  std::string k_type = "f16", v_type = "f16";  ///< of sides that `codes` leaves out, as CacheSpec texts
+  std::string goal;                            ///< what was asked for, as text: "--bits 3 --bits-v 4"
+  double predicted_kld = 0;                    ///< by the search; 0: none
+  std::vector<Certificate> certificates;
 
   friend bool operator==(const Plan&, const Plan&) = default;
 };

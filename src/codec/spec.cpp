@@ -29,7 +29,7 @@ constexpr std::array<NamedType, 8> kTypes = {{{"f32", TensorType::f32, false},
                                               {"q5_0", TensorType::q5_0, true},
                                               {"q4_1", TensorType::q4_1, true},
                                               {"q4_0", TensorType::q4_0, true}}};
-constexpr std::string_view kRotated = "rot-";
+constexpr std::string_view kRotated = "rot-", kPlanned = "plan";
 
 struct NamedCoding {
   std::string_view name;
@@ -61,7 +61,7 @@ std::string all_types() {
   for (const NamedCoding& c : kCodings) {
     for (int bits = c.least; bits <= c.most; ++bits) list += fmt::format("{}{} ", c.name, bits);
   }
-  return list + "flex flex:S:H:L:JH:JL flexfix:S:H:L:JH:JL";
+  return list + "plan flex flex:S:H:L:JH:JL flexfix:S:H:L:JH:JL";
 }
 
 template <class T>
@@ -101,15 +101,17 @@ class KeyReader {
     }
     if (key == "sinks") return count(key, value, spec_->sinks);
     if (key == "recent") return count(key, value, spec_->recent);
-    if (key == "scale" && keys) return choose(key, value, Names<PairScale>(kScales), spec_->scale);
+    const bool scaled = keys && spec_->coding != CacheSpec::Coding::plan;
+    if (key == "scale" && scaled) return choose(key, value, Names<PairScale>(kScales), spec_->scale);
     if (key == "group" && spec_->coded()) return group(value);
     if (key == "norm" && spec_->coded()) return choose(key, value, Names<ScaleFormat>(kNorms), spec_->norm);
     if (key == "shape" && spec_->coded()) return choose(key, value, Names<Shape>(kShapes), spec_->shape);
-    refuse_key(key, fmt::format("anchor{} sinks recent plan{}", keys ? " scale" : "",
+    refuse_key(key, fmt::format("anchor{} sinks recent plan{}", scaled ? " scale" : "",
                                 spec_->coded() ? " shape group norm" : ""));
   }
 
   void check_whole() const {
+    if (spec_->coding == CacheSpec::Coding::plan && spec_->plan.empty()) wrong("plan needs plan=FILE");
     const bool plan =
         spec_->anchor == Anchor::mean || spec_->anchor == Anchor::fixed || spec_->scale == PairScale::plan;
     if (plan && spec_->plan.empty()) {
@@ -170,6 +172,12 @@ std::optional<CacheSpec> parse_type(std::string_view form, PageSide side) {
   for (const NamedType& t : kTypes) {
     if (t.name == name && (!rotated || t.integer)) return CacheSpec{t.type, rotated};
   }
+  if (form == kPlanned) {
+    CacheSpec spec;
+    spec.coding = CacheSpec::Coding::plan;
+    spec.anchor = Anchor::mean;
+    return spec;
+  }
   for (const NamedCoding& c : kCodings) {
     if (!form.starts_with(c.name)) continue;
     const auto bits = number(form.substr(c.name.size()));
@@ -218,6 +226,7 @@ std::string to_string(const CacheSpec& spec, PageSide side) {
     text = spec.flex.hi_bits == 0 ? "flex" : to_string(spec.flex);
     return spec.permutations.empty() ? text : fmt::format("{},perms={}", text, spec.permutations);
   }
+  if (spec.coding == CacheSpec::Coding::plan) text = kPlanned;
   for (const NamedCoding& c : kCodings) {
     if (c.coding == spec.coding) text = fmt::format("{}{}", c.name, spec.bits);
   }

@@ -39,15 +39,22 @@ inline constexpr double kScaleGain = 1.3;
 ///
 /// TYPE: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0; "rot-" before an integer type: each head is rotated by an orthonormal
 /// Walsh-Hadamard transform before it is stored, and the query (or, for V, the output) accordingly; lm1 .. lm6 and
-/// uni2 .. uni8: codes of so many bits for the rotated head (codec/vector_codec.h); for keys flex:S:H:L:JH:JL and
+/// uni2 .. uni8: codes of so many bits for the rotated head (codec/vector_codec.h); plan: what plan=FILE chose for each
+/// head; for keys flex:S:H:L:JH:JL and
 /// flexfix:S:H:L:JH:JL (codec/flex.h), or flex: each layer as the permutation file says.
 ///
 /// Keys: anchor=none|static|bias|mean, scale=none|weights|auto|plan (keys), shape=none|weights, group=N dims with a
 /// scale of their own, norm=f16|log8, sinks=N and recent=N tokens kept in f16, plan=FILE, perms=FILE (flex).
-/// Defaults of lm and uni: anchor=bias, scale=auto (keys), shape=weights (values), one group, f16, none; of other
-/// types: anchor=none, scale=none.
+/// Defaults of lm and uni: anchor=bias, scale=auto (keys), shape=weights (values), one group, f16, none; of plan:
+/// anchor=mean; of other types: anchor=none, scale=none.
 struct CacheSpec {
-  enum class Coding : std::uint8_t { blocks, lm, uni, flex };
+  enum class Coding : std::uint8_t {
+    blocks,
+    lm,
+    uni,
+    flex,
+    plan,  ///< each head as the plan file says (codec/head_code.h)
+  };
 
   gguf::TensorType type = gguf::TensorType::f16;  ///< of blocks
   bool rotated = false;                           ///< blocks

@@ -132,7 +132,7 @@ class Keys {
   bool want_queries() const { return spec_.scale != codec::PairScale::none || spec_.shape != codec::Shape::none; }
   bool want_energies() const { return want_queries() || spec_.anchor != codec::Anchor::none; }
   /// Whether energies come from the rows of the weights.
-  bool want_rows() const { return want_energies() && spec_.scale != codec::PairScale::plan && !config_.qk_norm; }
+  bool want_rows() const { return want_energies() && !planned() && !config_.qk_norm; }
 
   void set_anchor(const LayerWeights& w, std::size_t layer, cache::LayerConstants& out) const {
     switch (spec_.anchor) {
@@ -153,9 +153,9 @@ class Keys {
   /// `k` and `q`: energies of the rows of this layer, for want_rows().
   void set_energies(const LayerWeights& w, std::size_t layer, std::span<const double> k, std::span<const double> q,
                     cache::LayerConstants& out) const {
-    if (spec_.scale == codec::PairScale::plan) {
-      out.k_energy = plan_->layers[layer].k_energy;
-      out.q_energy = plan_->layers[layer].q_energy;
+    if (planned()) {
+      out.k_energy = codec::pair_energies(plan_->layers[layer].k_moment, plan_->model);
+      if (want_queries()) out.q_energy = codec::pair_energies(plan_->layers[layer].q_moment, plan_->model);
       return;
     }
     std::vector<double> keys(k.begin(), k.end()), queries(q.begin(), q.end());
@@ -171,6 +171,11 @@ class Keys {
   }
 
  private:
+  /// Whether energies come from the plan.
+  bool planned() const {
+    return spec_.scale == codec::PairScale::plan || spec_.coding == codec::CacheSpec::Coding::plan;
+  }
+
   const ModelConfig& config_;
   const codec::CacheSpec& spec_;
   const codec::Plan* plan_;
@@ -184,12 +189,19 @@ std::vector<float> value_anchor(const LayerWeights& w, std::size_t layer, codec:
 }
 
 void check_plan(const codec::CacheSpec& spec, codec::PageSide side, const codec::Plan* plan, std::size_t layers) {
-  const bool needed =
-      spec.anchor == codec::Anchor::mean || spec.anchor == codec::Anchor::fixed || spec.scale == codec::PairScale::plan;
+  const bool coded = spec.coding == codec::CacheSpec::Coding::plan;
+  const bool needed = coded || spec.anchor == codec::Anchor::mean || spec.anchor == codec::Anchor::fixed ||
+                      spec.scale == codec::PairScale::plan;
   KVANT_CHECK(!needed || plan != nullptr, ErrorCode::invalid_argument, "cache type {} needs a plan",
               codec::to_string(spec, side));
   KVANT_CHECK(!needed || plan->layers.size() == layers, ErrorCode::invalid_argument,
               "the plan has {} layers, the model {}", plan->layers.size(), layers);
+  if (!coded) return;
+  const bool keys = side == codec::PageSide::key;
+  const auto& of_side = keys ? &codec::LayerCodes::keys : &codec::LayerCodes::values;
+  KVANT_CHECK(plan->codes.size() == layers && !(plan->codes[0].*of_side).empty(), ErrorCode::invalid_argument,
+              "cache type {}: {} has no codes for {}", codec::to_string(spec, side),
+              spec.plan.empty() ? "the plan" : spec.plan, keys ? "keys" : "values");
 }
 
 }  // namespace
@@ -222,6 +234,8 @@ std::vector<cache::LayerConstants> cache_constants(const ModelConfig& config, co
     }
     out.v_anchor = value_anchor(w, layer, v.anchor, v_plan);
     out.v_metric = std::move(metrics[layer]);
+    if (k.coding == codec::CacheSpec::Coding::plan) out.k_codes = k_plan->codes[layer].keys;
+    if (v.coding == codec::CacheSpec::Coding::plan) out.v_codes = v_plan->codes[layer].values;
   }
   return constants;
 }
