@@ -35,7 +35,7 @@ const std::map<std::string, std::set<std::string>, std::less<>> kLayers = {
     {"engine", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer"}},
     {"eval", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine"}},
     {"bench", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine"}},
-    {"calib", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine"}},
+    {"calib", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine", "eval"}},
 };
 
 /// Third-party headers by the start of their name, and a pattern of the files that may include them.
@@ -44,6 +44,7 @@ const std::vector<std::pair<std::string, std::regex>> kThirdParty = {
     {"pcre2.h", std::regex(R"(src/tokenizer/.*\.cpp)")},
     {"utf8proc.h", std::regex(R"(src/tokenizer/.*\.cpp)")},
     {"xxhash.h", std::regex(R"(src/base/hash\.cpp)")},
+    {"Eigen/", std::regex(R"(src/codec/transform\.cpp)")},
     {"oniguruma.h", std::regex(R"(src/tokenizer/.*_test\.cpp)")},
     {"CLI/", std::regex(R"(apps/.*\.cpp)")},
     {"nlohmann/", std::regex(R"(apps/.*\.cpp|.*_test\.cpp|tests/.*\.cpp)")},
