@@ -44,9 +44,38 @@ Plan small_plan() {
     for (float& x : v) x = static_cast<float>(random.uniform());
     return v;
   };
-  for (int i = 0; i < 2; ++i) plan.layers.push_back({values(12), values(12), values(12), values(4), values(4)});
+  const auto head = [&](std::vector<CodePart> parts) {
+    HeadCode code{std::vector<Bf16>(32 * 6), std::vector<Bf16>(32 * 6), std::move(parts)};
+    for (std::size_t i = 0; i < 36; ++i) {
+      code.transform[i] = to_bf16(static_cast<float>(random.uniform() - 0.5));
+      code.inverse[i] = to_bf16(static_cast<float>(random.uniform() - 0.5));
+    }
+    return code;
+  };
+  const CodePart lm3{32, QuantizerKind::lm, 3, ScaleFormat::f16}, uni8{32, QuantizerKind::uni, 8, ScaleFormat::log8};
+  for (int i = 0; i < 2; ++i) {
+    plan.layers.push_back({values(12), values(12), values(12), values(42), values(42), values(42), i + 0.1, i / 3.0});
+    plan.codes.push_back({{head({lm3}), head({uni8})}, {head({uni8}), head({CodePart{.dims = 32}})}});
+  }
   plan.layers[0].k_mean[3] = -7.5f;
-  plan.layers[1].k_energy[2] = 0;
+  plan.layers[0].k_moment[1] = -0.25f;
+  plan.layers[1].k_moment[2] = 0;
+  plan.v_type = "lm4,shape=none";
+  plan.goal = "--bits 3";
+  plan.predicted_kld = 0.1 + 0.2;
+  plan.certificates = {{"wiki.txt, the end", 0xfffffffffffffffe, 512, 4096, 0.003, 1e-4, 0.02, 0.97, 1.01, 0.99, 1.03},
+                       {"", 1, 2, 3, -1e-9, 0, 0, 1, 1, 1, 1}};
+  return plan;
+}
+
+/// small_plan() without the codes of sides.
+Plan without_codes(bool keys, bool values) {
+  Plan plan = small_plan();
+  for (LayerCodes& layer : plan.codes) {
+    if (keys) layer.keys.clear();
+    if (values) layer.values.clear();
+  }
+  if (keys && values) plan.codes.clear();
   return plan;
 }
 
@@ -62,9 +91,10 @@ std::string refusal(std::span<const std::byte> bytes, ErrorCode code = ErrorCode
   return {};
 }
 
-/// The file of small_plan() without the key or tensor named `without`, and with what `more` adds.
-std::vector<std::byte> changed(std::string_view without, const std::function<void(gguf::Writer&)>& more = {}) {
-  const auto bytes = serialize_plan(small_plan());
+/// The file of a plan without the key or tensor named `without`, and with what `more` adds.
+std::vector<std::byte> changed(std::string_view without, const std::function<void(gguf::Writer&)>& more = {},
+                               const Plan& plan = small_plan()) {
+  const auto bytes = serialize_plan(plan);
   const auto file = gguf::File::parse(bytes, "p.gguf");
   gguf::Writer writer;
   std::size_t left_out = 0;
@@ -92,6 +122,26 @@ TEST(Plan, ComesBackAsItWas) {
   const auto bytes = serialize_plan(plan);
   EXPECT_EQ(parse_plan(bytes, "p.gguf"), plan);
   EXPECT_EQ(serialize_plan(parse_plan(bytes, "p.gguf")), bytes);
+}
+
+TEST(Plan, ComesBackWithoutCodesOfSides) {
+  for (const Plan& plan : {without_codes(true, false), without_codes(false, true), without_codes(true, true)}) {
+    const auto bytes = serialize_plan(plan);
+    EXPECT_EQ(parse_plan(bytes, "p.gguf"), plan);
+    EXPECT_LT(bytes.size(), serialize_plan(small_plan()).size());
+  }
+  Plan bare = without_codes(true, true);
+  bare.certificates.clear();
+  bare.corpus = {};
+  bare.goal.clear();
+  EXPECT_EQ(parse_plan(serialize_plan(bare), "p.gguf"), bare);
+}
+
+TEST(Plan, EnergiesOfPairsAreSumsOfTheDiagonal) {
+  const Plan plan = small_plan();  // pairs (0, 2) and (1, 3) of heads of 6 channels
+  const std::vector<float>& m = plan.layers[0].q_moment;
+  EXPECT_EQ(pair_energies(m, plan.model),
+            (std::vector<float>{m[0] + m[5], m[2] + m[9], m[21] + m[21 + 5], m[21 + 2] + m[21 + 9]}));
 }
 
 TEST(Plan, ComesBackFromAFile) {
@@ -129,7 +179,7 @@ TEST(Plan, EveryMissingKeyOrTensorIsNamed) {
     EXPECT_THAT(refusal(changed(t.name)), AllOf(StartsWith("p.gguf: "), HasSubstr(std::string(t.name))));
     ++tried;
   }
-  EXPECT_EQ(tried, 1u + 15u + 4u + 2u * 5u);
+  EXPECT_EQ(tried, 1u + 15u + 4u + 2u + 2u * 3u + 11u + 2u * (6u + 2u * 3u));
 }
 
 struct BadValue {
@@ -187,21 +237,97 @@ TEST(Plan, TensorsOfAnotherShapeTypeOrWithBadValuesAreRefused) {
   using T = gguf::TensorType;
   EXPECT_EQ(refusal(with("blk.1.k_mean", T::f32, {6, 3}, 0)),
             "p.gguf: tensor blk.1.k_mean: shape [6,3], expected [6,2]");
-  EXPECT_EQ(refusal(with("blk.1.k_energy", T::f32, {6, 2}, 0)),
-            "p.gguf: tensor blk.1.k_energy: shape [6,2], expected [2,2]");
+  EXPECT_EQ(refusal(with("blk.1.k_moment", T::f32, {6, 2}, 0)),
+            "p.gguf: tensor blk.1.k_moment: shape [6,2], expected [21,2]");
   EXPECT_THAT(refusal(with("blk.0.v_mean", T::f16, {6, 2}, 0)),
               AllOf(StartsWith("p.gguf: tensor blk.0.v_mean: type "), HasSubstr("expected F32")));
-  EXPECT_EQ(refusal(with("blk.0.q_energy", T::f32, {2, 2}, -1)),
-            "p.gguf: tensor blk.0.q_energy: value 0 is -1, expected a finite number >= 0");
+  EXPECT_EQ(refusal(with("blk.0.q_moment", T::f32, {21, 2}, -1)),
+            "p.gguf: tensor blk.0.q_moment: value 0 is -1, expected a finite number >= 0");
   EXPECT_EQ(refusal(with("blk.0.k_mean_rotated", T::f32, {6, 2}, std::numeric_limits<float>::infinity())),
             "p.gguf: tensor blk.0.k_mean_rotated: value 0 is inf, expected a finite number");
   EXPECT_EQ(refusal(with("blk.0.v_mean", T::f32, {6, 2}, std::numeric_limits<float>::quiet_NaN())),
             "p.gguf: tensor blk.0.v_mean: value 0 is nan, expected a finite number");
 }
 
+/// The file of small_plan() with other parts of head 1 of the values of layer 0.
+std::vector<std::byte> with_parts(std::vector<std::int32_t> parts) {
+  parts.resize(16);
+  parts.insert(parts.begin(), {32, 1, 8, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
+  return changed("blk.0.value_parts", [&](gguf::Writer& w) {
+    w.add("blk.0.value_parts", gguf::TensorType::i32, {4, 4, 2}, std::as_bytes(std::span(parts)));
+  });
+}
+
+TEST(Plan, BadPartsAreNamed) {
+  EXPECT_EQ(parse_plan(with_parts({32, 0, 0, 0}), "p.gguf"), small_plan());
+  const std::string name = "p.gguf: tensors blk.0.value_*: head 1: ";
+  EXPECT_EQ(refusal(with_parts({})), name + "0 parts, expected 1 to 4");
+  EXPECT_EQ(refusal(with_parts({0, 0, 0, 0, 32, 0, 2, 0})), name + "part 1 follows zeros");
+  EXPECT_EQ(refusal(with_parts({64, 0, 2, 0})), name + "part 0: 64 dims, 32 are left");
+  EXPECT_EQ(refusal(with_parts({16, 0, 2, 0, 16, 0, 2, 0})), name + "part 0: 16 dims, expected a multiple of 32");
+  EXPECT_EQ(refusal(with_parts({0, 0, 2, 0})), name + "part 0: 0 dims, expected a multiple of 32");
+  EXPECT_EQ(refusal(with_parts({32, 0, 2, 0, 0, 0, 2, 0})), name + "part 1: 0 dims, expected a multiple of 32");
+  EXPECT_EQ(refusal(with_parts({-32, 0, 2, 0})), name + "part 0: dims -32, expected 0 to 1024");
+  EXPECT_EQ(refusal(with_parts({32, 2, 2, 0})), name + "part 0: kind 2, expected 0 to 1");
+  EXPECT_EQ(refusal(with_parts({32, 0, -1, 0})), name + "part 0: bits -1, expected 0 to 8");
+  EXPECT_EQ(refusal(with_parts({32, 0, 7, 0})), name + "part 0: 7 bits, expected 0 or 1 to 6");
+  EXPECT_EQ(refusal(with_parts({32, 1, 1, 0})), name + "part 0: 1 bits, expected 0 or 2 to 8");
+  EXPECT_EQ(refusal(with_parts({32, 1, 2, 2})), name + "part 0: norm 2, expected 0 to 1");
+}
+
+TEST(Plan, BadMatricesAreNamed) {
+  const auto with = [](gguf::TensorType type, std::vector<std::size_t> shape, std::size_t at, float value) {
+    std::vector<Bf16> values(2 * 32 * 6 * 2);
+    values[at] = to_bf16(value);
+    const auto bytes = std::as_bytes(std::span(values));
+    return changed("blk.1.key_inverse", [&](gguf::Writer& w) {
+      std::size_t count = 1;
+      for (const std::size_t n : shape) count *= n;
+      w.add("blk.1.key_inverse", type, shape, bytes.first(gguf::row_bytes(type, count)));
+    });
+  };
+  using T = gguf::TensorType;
+  EXPECT_EQ(refusal(with(T::f16, {6, 32, 2}, 0, 1)), "p.gguf: tensor blk.1.key_inverse: type F16, expected BF16");
+  EXPECT_EQ(refusal(with(T::bf16, {6, 6, 2}, 0, 1)),
+            "p.gguf: tensor blk.1.key_inverse: shape [6,6,2], expected [6,32,2]");
+  EXPECT_EQ(refusal(with(T::bf16, {6, 32, 2}, 7, std::numeric_limits<float>::infinity())),
+            "p.gguf: tensors blk.1.key_*: head 0: inverse: value 7 is inf, expected a finite number");
+  EXPECT_EQ(refusal(with(T::bf16, {6, 32, 2}, 32 * 6 + 38, 2)),
+            "p.gguf: tensors blk.1.key_*: head 1: inverse: row 6 has 2, expected zeros from row 6 on");
+}
+
+TEST(Plan, BadResultsAreNamed) {
+  const auto with = [](std::string key, auto value) {
+    key = "kvant.plan." + key;
+    return refusal(changed(key, [&](gguf::Writer& w) { w.set(key, value); }));
+  };
+  const std::string at = "p.gguf: metadata kvant.plan.";
+  EXPECT_EQ(with("codes.keys", std::uint32_t{1}), at + "codes.keys: type u32, expected boolean");
+  EXPECT_EQ(with("predicted_kld", -0.5), at + "predicted_kld: -0.5, expected a finite number >= 0");
+  EXPECT_EQ(with("goal", std::string_view(std::string(5000, 'x'))), at + "goal: 5000 bytes, expected at most 4096");
+  EXPECT_THAT(with("k_type", std::string_view("lm9")), StartsWith(at + "k_type: 'lm9': cache type 'lm9': unknown"));
+  EXPECT_EQ(with("v_type", std::string_view("plan,plan=x")), at + "v_type: 'plan,plan=x': it names another file");
+  EXPECT_EQ(with("sensitivity.keys", std::vector<double>(3)), at + "sensitivity.keys: 3 items, expected 2");
+  EXPECT_EQ(with("sensitivity.keys", std::vector<float>(2)),
+            at + "sensitivity.keys: another type, expected array of f64");
+  EXPECT_EQ(with("sensitivity.values", std::vector<double>{0, -1}),
+            at + "sensitivity.values: -1, expected a finite number >= 0");
+  EXPECT_EQ(with("certificate.corpus", std::vector<std::string_view>(3)), at + "certificate.hash: 2 items, expected 3");
+  EXPECT_EQ(with("certificate.corpus", std::vector<std::string_view>(257)),
+            at + "certificate.corpus: 257 items, expected at most 256");
+  EXPECT_EQ(with("certificate.tokens", std::vector<std::uint64_t>(1)), at + "certificate.tokens: 1 items, expected 2");
+  EXPECT_EQ(with("certificate.tokens", std::vector<std::int64_t>(2)),
+            at + "certificate.tokens: another type, expected array of u64");
+  EXPECT_EQ(with("certificate.top1", std::vector<double>{0, 1.25}), at + "certificate.top1: 1.25, expected 0 to 1");
+  EXPECT_EQ(with("certificate.kld_mean", std::vector<double>{0, -HUGE_VAL}),
+            at + "certificate.kld_mean: -inf, expected a finite number");
+  EXPECT_EQ(with("certificate.ppl_ratio_hi", std::vector<double>{std::nan(""), 1}),
+            at + "certificate.ppl_ratio_hi: nan, expected a finite number >= 0");
+}
+
 TEST(Plan, TruncatedAnywhereItIsRefused) {
   const auto bytes = serialize_plan(small_plan());
-  for (std::size_t size = 0; size < bytes.size(); ++size) {
+  for (std::size_t size = 0; size < bytes.size(); size += 7) {
     try {
       // What padding at the end a reader asks for is its own affair; the values must be all there.
       EXPECT_EQ(parse_plan(std::span(bytes).first(size), "p.gguf"), small_plan()) << size;
@@ -220,8 +346,25 @@ TEST(Plan, InvalidOnesAreNotWritten) {
   };
   expect([](Plan& p) { p.layers.pop_back(); }, "plan: statistics of 1 layers, expected 2");
   expect([](Plan& p) { p.layers[1].v_mean.pop_back(); }, "plan: tensor blk.1.v_mean: 11 values, expected 12");
-  expect([](Plan& p) { p.layers[1].k_energy[3] = -2; },
-         "plan: tensor blk.1.k_energy: value 3 is -2, expected a finite number >= 0");
+  expect([](Plan& p) { p.layers[1].k_moment[21 + 14] = -2; },
+         "plan: tensor blk.1.k_moment: value 35 is -2, expected a finite number >= 0");
+  expect([](Plan& p) { p.codes.pop_back(); }, "plan: codes of 1 layers, expected 2 or none");
+  expect([](Plan& p) { p.codes[1].keys.clear(); }, "plan: tensors blk.1.key_*: 0 heads, expected 2");
+  expect([](Plan& p) { p.codes[0].values.pop_back(); }, "plan: tensors blk.0.value_*: 1 heads, expected 2");
+  expect([](Plan& p) { p.codes[1].values[1].parts[0].bits = 7; },
+         "plan: tensors blk.1.value_*: head 1: part 0: 7 bits, expected 0 or 1 to 6");
+  expect([](Plan& p) { p.codes.assign(2, {}); }, "plan: codes of 2 layers without heads");
+  expect([](Plan& p) { p.k_type = "q4_0,plan=q"; },
+         "plan: metadata kvant.plan.k_type: 'q4_0,plan=q': it names another file");
+  expect([](Plan& p) { p.layers[1].v_sensitivity = -1; },
+         "plan: metadata kvant.plan.sensitivity.values: -1, expected a finite number >= 0");
+  expect([](Plan& p) { p.certificates[0].top1 = 1.5; },
+         "plan: metadata kvant.plan.certificate.top1: 1.5, expected 0 to 1");
+  expect([](Plan& p) { p.certificates[1].kld_error = std::nan(""); },
+         "plan: metadata kvant.plan.certificate.kld_error: nan, expected a finite number >= 0");
+  expect([](Plan& p) { p.certificates.resize(257); },
+         "plan: metadata kvant.plan.certificate.corpus: 257 items, expected at most 256");
+  expect([](Plan& p) { p.goal.resize(5000); }, "plan: metadata kvant.plan.goal: 5000 bytes, expected at most 4096");
   expect([](Plan& p) { p.model.kv_heads = 3; },
          "plan: metadata kvant.plan.model.kv_heads: 3, expected a divisor of heads = 4");
 }

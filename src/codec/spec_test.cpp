@@ -43,11 +43,12 @@ TEST(CacheSpec, SettingsRoundTrip) {
   for (const char* text :
        {"lm4,anchor=none", "lm3,anchor=mean,scale=plan,plan=a/b.gguf", "uni8,scale=none,group=32,norm=log8",
         "lm4,scale=weights,sinks=4,recent=128", "f32,anchor=bias", "q4_0,anchor=static,plan=p",
-        "rot-q8_0,scale=weights", "flex,perms=p.bin", "flex:1:9:4:1:1,perms=p.bin", "lm2,norm=log8"}) {
+        "rot-q8_0,scale=weights", "flex,perms=p.bin", "flex:1:9:4:1:1,perms=p.bin", "lm2,norm=log8", "plan,plan=p.gguf",
+        "plan,anchor=bias,sinks=4,recent=64,plan=p"}) {
     EXPECT_EQ(to_string(parse_cache_spec(text)), text);
   }
   for (const char* text : {"lm4", "lm4,anchor=none,group=64,norm=log8,shape=none,sinks=1,recent=2", "f16,anchor=bias",
-                           "uni4,anchor=mean,plan=p"}) {
+                           "uni4,anchor=mean,plan=p", "plan,anchor=none,plan=p"}) {
     EXPECT_EQ(to_string(parse_cache_spec(text, PageSide::value), PageSide::value), text);
   }
 }
@@ -63,6 +64,11 @@ TEST(CacheSpec, DefaultsAreTheBestWithoutCalibration) {
   EXPECT_EQ(values.shape, Shape::weights);
   EXPECT_EQ(parse_cache_spec("lm4,anchor=bias,scale=auto,sinks=0"), keys);
   EXPECT_EQ(parse_cache_spec("q8_0").anchor, Anchor::none);
+  const CacheSpec planned = parse_cache_spec("plan,plan=p");
+  EXPECT_EQ(planned.coding, CacheSpec::Coding::plan);
+  EXPECT_EQ(planned.anchor, Anchor::mean);
+  EXPECT_EQ(planned.scale, PairScale::none);
+  EXPECT_FALSE(planned.coded());
 }
 
 TEST(CacheSpec, WrongSettingsAreNamed) {
@@ -82,6 +88,11 @@ TEST(CacheSpec, WrongSettingsAreNamed) {
   EXPECT_THAT(message_of("lm4,scale=plan"), HasSubstr("scale=plan needs plan=FILE"));
   EXPECT_THAT(message_of("lm4,plan="), HasSubstr("key 'plan' has no value"));
   EXPECT_THAT(message_of("lm4,anchor=static", PageSide::value), HasSubstr("anchor=static needs plan=FILE"));
+  EXPECT_THAT(message_of("plan"), HasSubstr("plan needs plan=FILE"));
+  EXPECT_THAT(message_of("plan,plan="), HasSubstr("key 'plan' has no value"));
+  for (const char* key : {"scale=plan", "group=64", "norm=f16", "shape=none", "perms=p"}) {
+    EXPECT_THAT(message_of(fmt::format("plan,plan=p,{}", key)), HasSubstr("expected one of anchor sinks recent plan"));
+  }
   EXPECT_THAT(message_of("flex:0:6:0:0:0", PageSide::value), HasSubstr("flex is for keys"));
   EXPECT_THAT(message_of("flex:1:9:4:1:1"), HasSubstr("a split needs perms=FILE"));
   EXPECT_THAT(message_of("flex"), HasSubstr("needs perms=FILE"));
