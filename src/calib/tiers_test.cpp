@@ -50,7 +50,8 @@ TEST(Tiers, OrderChannelsByEnergyOfStoredKeys) {
   for (int layer = 0; layer < 2; ++layer) {
     codec::LayerStatistics s;
     s.k_mean.assign(128, 0);
-    s.k_energy.assign(64, 2);
+    s.k_moment.assign(codec::packed_size(128), 0);
+    for (std::size_t i = 0; i < 128; ++i) s.k_moment[codec::packed_size(i + 1) - 1] = 1;
     if (layer == 0) {
       for (std::size_t i = 40; i < 56; ++i) s.k_mean[i] = 10;  // slow pairs: the mean stays where it is
       s.k_mean[3] = 20;                                        // a fast pair: RoPE spreads it over both channels

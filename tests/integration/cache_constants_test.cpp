@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "integration/random_model.h"
+#include "model/plans.h"
 
 namespace kvant::integration {
 namespace {
@@ -137,10 +138,13 @@ codec::Plan random_plan(const Loaded& m) {
     values.resize(size);
     for (float& x : values) x = static_cast<float>(random.uniform() + 0.1);
   };
+  plan.model = model::plan_identity(m.config, m.weights);
   plan.layers.resize(m.weights.layers.size());
   for (codec::LayerStatistics& s : plan.layers) {
     for (auto* mean : {&s.k_mean, &s.k_mean_rotated, &s.v_mean}) fill(*mean, m.config.kv_size());
-    for (auto* energy : {&s.k_energy, &s.q_energy}) fill(*energy, 2 * (m.config.rope.dims / 2));
+    for (auto* moment : {&s.k_moment, &s.q_moment, &s.v_moment}) {
+      fill(*moment, plan.model.kv_heads * codec::packed_size(m.config.head_dim));
+    }
   }
   return plan;
 }
@@ -154,14 +158,43 @@ TEST(CacheConstantsOfPlan, MeansAndEnergies) {
     const codec::LayerStatistics& s = plan.layers[layer];
     EXPECT_EQ(mean[layer].k_anchor, s.k_mean);
     EXPECT_EQ(mean[layer].v_anchor, s.v_mean);
-    EXPECT_EQ(mean[layer].k_energy, s.k_energy);
-    EXPECT_EQ(mean[layer].q_energy, s.q_energy);
+    EXPECT_EQ(mean[layer].k_energy, codec::pair_energies(s.k_moment, plan.model));
+    EXPECT_EQ(mean[layer].q_energy, codec::pair_energies(s.q_moment, plan.model));
     EXPECT_TRUE(mean[layer].k_static.empty());
     EXPECT_EQ(fixed[layer].k_static, s.k_mean_rotated);
     EXPECT_TRUE(fixed[layer].k_anchor.empty());
     EXPECT_TRUE(fixed[layer].v_anchor.empty());
     EXPECT_TRUE(fixed[layer].q_energy.empty());
   }
+}
+
+TEST(CacheConstantsOfPlan, CodesOfHeads) {
+  const Loaded m = load("qwen2");
+  codec::Plan plan = random_plan(m);
+  plan.codes.resize(2);
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    const int bits = static_cast<int>(layer);
+    plan.codes[layer].keys.assign(2, {{}, {}, {{.dims = 32, .bits = bits + 1}}});
+    plan.codes[layer].values.assign(2, {{}, {}, {{.dims = 32, .bits = bits + 3}}});
+  }
+  const auto both = constants(m, "plan,plan=p", "plan,plan=p", &plan), keys = constants(m, "plan,plan=p", "f16", &plan);
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    EXPECT_EQ(both[layer].k_codes, plan.codes[layer].keys);
+    EXPECT_EQ(both[layer].v_codes, plan.codes[layer].values);
+    EXPECT_EQ(both[layer].k_anchor, plan.layers[layer].k_mean);
+    EXPECT_EQ(both[layer].v_anchor, plan.layers[layer].v_mean);
+    EXPECT_EQ(both[layer].k_energy, codec::pair_energies(plan.layers[layer].k_moment, plan.model));
+    EXPECT_TRUE(both[layer].q_energy.empty());
+    EXPECT_EQ(keys[layer].k_codes, plan.codes[layer].keys);
+    EXPECT_TRUE(keys[layer].v_codes.empty());
+  }
+  for (codec::LayerCodes& layer : plan.codes) layer.values.clear();
+  EXPECT_THAT([&] { constants(m, "plan,plan=p", "plan,plan=p", &plan); },
+              testing::ThrowsMessage<Error>("cache type plan,plan=p: p has no codes for values"));
+  plan.codes.clear();
+  EXPECT_THAT([&] { constants(m, "plan,plan=p", "f16", &plan); },
+              testing::ThrowsMessage<Error>("cache type plan,plan=p: p has no codes for keys"));
+  EXPECT_THAT([&] { constants(m, "plan,plan=p"); }, testing::ThrowsMessage<Error>(testing::HasSubstr("needs a plan")));
 }
 
 TEST(CacheConstantsOfPlan, MissingOneIsRefused) {
