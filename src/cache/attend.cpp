@@ -33,7 +33,7 @@ Attend::Attend(const Shape& shape, const Side& keys, const Side& values, ThreadP
   const std::size_t rows = tile_tokens_ * shape.group;
   for (int i = 0; i < pool.threads(); ++i) {
     Scratch s;
-    keys.head(0, 0).codec->reserve(s.q, rows);
+    keys.reserve(s.q, rows);
     if (keys.angles() != nullptr) {
       for (auto* buffer : {&s.anchor_re, &s.anchor_im}) {
         *buffer = AlignedBuffer<float>(rows * keys.angles()->padded_pairs());
@@ -124,19 +124,20 @@ void Attend::load_queries(const Call& call, const Tile& tile, Scratch& s) const 
   s.first = tile.first;
   const Side::Head& head = keys_->head(call.layer, tile.kv_head);
   const std::size_t rows = tile.tokens * shape_.group;
-  float* q = s.q.f32.data();
-  for (std::size_t r = 0; r < rows; ++r, q += key_dims_) {
+  float* given = s.total.data();  // which sums of values need only later
+  for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t h = tile.kv_head * shape_.group + r % shape_.group;
     const float* from = call.q.row(tile.segment->first_row + tile.first + r / shape_.group).data();
-    std::copy_n(from + h * shape_.head_dim, shape_.head_dim, q);
+    const float* q = from + h * shape_.head_dim;
+    std::copy_n(q, shape_.head_dim, given + r * shape_.head_dim);
     if (!head.basis.pairs.re.empty()) {
       const std::size_t pairs = keys_->angles()->padded_pairs();
       kernels::anchor_products(*keys_->angles(), head.basis.pairs, q, s.anchor_re.data() + r * pairs,
                                s.anchor_im.data() + r * pairs);
     }
-    head.basis.query({q, shape_.head_dim});
-    head.codec->rotate(q);
   }
+  head.basis.queries(given, rows, shape_.head_dim, s.q.f32.data(), key_dims_);
+  for (std::size_t r = 0; r < rows; ++r) head.codec->rotate(s.q.f32.data() + r * key_dims_);
   head.codec->prepare(s.q, rows);
 }
 
@@ -248,18 +249,22 @@ void Attend::merge_partials(const Call& call, const Task& task, Scratch& s) cons
   finish(call, task.tile, s);
 }
 
-/// Divides by the sums of the weights and undoes the rotation of the values.
+/// Divides by the sums of the weights and takes the values out of the basis that they are stored in.
 void Attend::finish(const Call& call, const Tile& tile, Scratch& s) const {
   const Side::Head& head = values_->head(call.layer, tile.kv_head);
-  for (std::size_t r = 0; r < tile.tokens * shape_.group; ++r) {
+  const std::size_t rows = tile.tokens * shape_.group;
+  for (std::size_t r = 0; r < rows; ++r) {
     float* total = s.total.data() + r * dims_;
     const float inverse = 1.0F / s.total_states[r].sum;
     for (std::size_t i = 0; i < dims_; ++i) total[i] *= inverse;
     head.codec->unrotate(total);
-    head.basis.output({total, shape_.head_dim});
+  }
+  const float* outputs = s.part.data();
+  head.basis.outputs(s.total.data(), dims_, rows, shape_.head_dim, s.part.data());
+  for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t h = tile.kv_head * shape_.group + r % shape_.group;
     float* to = call.out.row(tile.segment->first_row + tile.first + r / shape_.group).data();
-    std::copy_n(total, shape_.head_dim, to + h * shape_.head_dim);
+    std::copy_n(outputs + r * shape_.head_dim, shape_.head_dim, to + h * shape_.head_dim);
   }
 }
 

@@ -12,9 +12,10 @@ namespace {
 using codec::Anchor;
 using codec::PairScale;
 
-constexpr double kDroppedEnergy = 0.02;  ///< of an anchor, relative to the energy of the keys
-constexpr double kScaleSteps = 16;       ///< steps of a pair scale in an octave
-constexpr double kEnergyFloor = 1e-4;    ///< of a pair, relative to the mean
+constexpr double kDroppedEnergy = 0.02;    ///< of an anchor, relative to the energy of the keys
+constexpr double kDroppedPlanned = 0.005;  ///< the same of planned keys, whose errors are far smaller
+constexpr double kScaleSteps = 16;         ///< steps of a pair scale in an octave
+constexpr double kEnergyFloor = 1e-4;      ///< of a pair, relative to the mean
 
 std::vector<float> part(const std::vector<float>& all, std::size_t head, std::size_t size) {
   if (all.empty()) return {};
@@ -33,12 +34,26 @@ std::vector<double> pair_energies(const std::vector<float>& x, std::size_t pairs
 
 double sum(const std::vector<double>& x) { return std::accumulate(x.begin(), x.end(), 0.0); }
 
+/// What energy 1 of each pair, in all its directions alike, is after T [dims][head_dim].
+std::vector<double> mapped_energies(std::span<const Bf16> map, std::size_t head_dim, std::size_t pairs) {
+  std::vector<double> energies(pairs);
+  for (std::size_t i = 0; i < map.size(); ++i) {
+    const std::size_t channel = i % head_dim;
+    const double x = to_float(map[i]);
+    if (channel < 2 * pairs) energies[channel % pairs] += x * x / 2;
+  }
+  return energies;
+}
+
 /// Leaves the pairs of an anchor in the keys that are not worth their time; adds their energy to that of the keys.
+/// weights  what energy 1 of a pair is where keys are stored; share: of the keys' energy that may be added
 void drop_small_pairs(std::vector<float>& anchor, std::vector<double>& key_energies,
-                      const kernels::AnchorAngles& angles) {
+                      const kernels::AnchorAngles& angles, std::span<const double> weights, double share) {
   const std::size_t pairs = key_energies.size();
-  const std::vector<double> energies = pair_energies(anchor, pairs);
-  double budget = kDroppedEnergy * sum(key_energies);
+  const std::vector<double> given = pair_energies(anchor, pairs);
+  std::vector<double> energies(pairs);
+  for (std::size_t j = 0; j < pairs; ++j) energies[j] = weights[j] * given[j];
+  double budget = share * std::inner_product(weights.begin(), weights.end(), key_energies.begin(), 0.0);
   const bool all = sum(energies) <= budget;
   std::vector<std::size_t> order(pairs);
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -48,7 +63,7 @@ void drop_small_pairs(std::vector<float>& anchor, std::vector<double>& key_energ
     if (energies[j] > budget) break;
     budget -= energies[j];
     anchor[j] = anchor[j + pairs] = 0;
-    key_energies[j] += energies[j];
+    key_energies[j] += given[j];
   }
 }
 
@@ -79,39 +94,72 @@ void set_scale(HeadBasis& basis, PairScale wanted, const std::vector<double>& ke
   }
 }
 
+std::vector<Bf16> transposed(std::span<const Bf16> m, std::size_t rows) {
+  const std::size_t cols = m.size() / rows;
+  std::vector<Bf16> t(m.size());
+  for (std::size_t i = 0; i < m.size(); ++i) t[i % cols * rows + i / cols] = m[i];
+  return t;
+}
+
+/// y = x m
+void map(kernels::LinearFunction linear, const float* x, std::size_t x_stride, std::span<const Bf16> m,
+         std::size_t inputs, std::size_t rows, float* y, std::size_t y_stride) noexcept {
+  linear({x, x_stride, m.data(), inputs, m.size() / inputs, rows, y, y_stride});
+}
+
 }  // namespace
 
 void HeadBasis::key(std::span<const float> k, const float* rope_angles, std::size_t rope_pairs,
                     float* x) const noexcept {
-  std::copy(k.begin(), k.end(), x);
-  for (std::size_t i = 0; i < anchor.size(); ++i) x[i] -= anchor[i];
-  kernels::rope_apply(rope_angles, rope_pairs, x);
-  for (std::size_t i = 0; i < mean.size(); ++i) x[i] -= mean[i];
-  for (std::size_t i = 0; i < scale.size(); ++i) x[i] *= scale[i];
+  alignas(64) float before[kMaxHeadDim];
+  float* y = transform.empty() ? x : before;
+  std::copy(k.begin(), k.end(), y);
+  for (std::size_t i = 0; i < anchor.size(); ++i) y[i] -= anchor[i];
+  kernels::rope_apply(rope_angles, rope_pairs, y);
+  for (std::size_t i = 0; i < mean.size(); ++i) y[i] -= mean[i];
+  for (std::size_t i = 0; i < scale.size(); ++i) y[i] *= scale[i];
+  if (y != x) map(linear, y, 0, transform, k.size(), 1, x, 0);
 }
 
-void HeadBasis::query(std::span<float> q) const noexcept {
-  for (std::size_t i = 0; i < inverse.size(); ++i) q[i] *= inverse[i];
+void HeadBasis::queries(const float* q, std::size_t rows, std::size_t head_dim, float* x,
+                        std::size_t stride) const noexcept {
+  if (!transform.empty()) return map(linear, q, head_dim, inverse_transform, head_dim, rows, x, stride);
+  for (std::size_t r = 0; r < rows; ++r, q += head_dim, x += stride) {
+    std::copy_n(q, head_dim, x);
+    for (std::size_t i = 0; i < inverse.size(); ++i) x[i] *= inverse[i];
+  }
 }
 
 void HeadBasis::value(std::span<const float> v, float* x) const noexcept {
-  std::copy(v.begin(), v.end(), x);
-  for (std::size_t i = 0; i < anchor.size(); ++i) x[i] -= anchor[i];
+  alignas(64) float before[kMaxHeadDim];
+  float* y = transform.empty() ? x : before;
+  std::copy(v.begin(), v.end(), y);
+  for (std::size_t i = 0; i < anchor.size(); ++i) y[i] -= anchor[i];
+  if (y != x) map(linear, y, 0, transform, v.size(), 1, x, 0);
 }
 
-void HeadBasis::output(std::span<float> x) const noexcept {
-  for (std::size_t i = 0; i < anchor.size(); ++i) x[i] += anchor[i];
+void HeadBasis::outputs(const float* x, std::size_t stride, std::size_t rows, std::size_t head_dim,
+                        float* out) const noexcept {
+  if (!transform.empty()) {
+    map(linear, x, stride, inverse_transform, inverse_transform.size() / head_dim, rows, out, head_dim);
+  }
+  for (std::size_t r = 0; r < rows; ++r, out += head_dim) {
+    if (transform.empty()) std::copy_n(x + r * stride, head_dim, out);
+    for (std::size_t i = 0; i < anchor.size(); ++i) out[i] += anchor[i];
+  }
 }
 
 std::size_t HeadBasis::constant_bytes() const noexcept {
   std::size_t values = 0;
   for (const auto* v : {&anchor, &mean, &scale, &inverse, &pairs.re, &pairs.im}) values += v->size();
-  return values * sizeof(float) + pairs.fast.size() * sizeof(pairs.fast[0]);
+  return values * sizeof(float) + pairs.fast.size() * sizeof(pairs.fast[0]) +
+         (transform.size() + inverse_transform.size()) * sizeof(Bf16);
 }
 
 HeadBasis make_key_basis(const codec::CacheSpec& spec, const LayerConstants& constants, std::size_t head,
-                         std::size_t head_dim, const kernels::AnchorAngles* angles) {
+                         std::size_t head_dim, const kernels::AnchorAngles* angles, Isa isa) {
   HeadBasis basis;
+  const bool planned = spec.coding == codec::CacheSpec::Coding::plan;
   const std::size_t pairs = angles != nullptr ? angles->pairs() : 0;
   const auto energies = [&](const std::vector<float>& all) {
     const std::vector<float> mine = part(all, head, pairs);
@@ -122,20 +170,36 @@ HeadBasis make_key_basis(const codec::CacheSpec& spec, const LayerConstants& con
   if (spec.anchor == Anchor::fixed) basis.mean = part(constants.k_static, head, head_dim);
   if (spec.anchor == Anchor::bias || spec.anchor == Anchor::mean) {
     basis.anchor = part(constants.k_anchor, head, head_dim);
-    if (!basis.anchor.empty() && !keys.empty()) drop_small_pairs(basis.anchor, keys, *angles);
+    if (!basis.anchor.empty() && !keys.empty()) {
+      const std::vector<double> weights =
+          planned ? mapped_energies(constants.k_codes[head].transform, head_dim, pairs) : std::vector<double>(pairs, 1);
+      drop_small_pairs(basis.anchor, keys, *angles, weights, planned ? kDroppedPlanned : kDroppedEnergy);
+    }
     if (std::all_of(basis.anchor.begin(), basis.anchor.end(), [](float a) { return a == 0; })) basis.anchor.clear();
     if (!basis.anchor.empty() && pairs > 0) basis.pairs = kernels::make_anchor_pairs(*angles, basis.anchor);
   }
-  if (spec.scale != PairScale::none && !keys.empty() && !queries.empty()) {
+  if (planned) {
+    const codec::HeadCode& code = constants.k_codes[head];
+    const std::size_t dims = codec::coded_dims(head_dim);
+    basis.transform = transposed(code.transform, dims);
+    basis.inverse_transform = transposed(code.inverse, dims);
+    basis.linear = kernels::linear(isa);
+  } else if (spec.scale != PairScale::none && !keys.empty() && !queries.empty()) {
     set_scale(basis, spec.scale, keys, queries, head_dim);
   }
   return basis;
 }
 
 HeadBasis make_value_basis(const codec::CacheSpec& spec, const LayerConstants& constants, std::size_t head,
-                           std::size_t head_dim) {
+                           std::size_t head_dim, Isa isa) {
   HeadBasis basis;
   if (spec.anchor != Anchor::none) basis.anchor = part(constants.v_anchor, head, head_dim);
+  if (spec.coding == codec::CacheSpec::Coding::plan) {
+    const codec::HeadCode& code = constants.v_codes[head];
+    basis.transform = transposed(code.transform, codec::coded_dims(head_dim));
+    basis.inverse_transform = code.inverse;
+    basis.linear = kernels::linear(isa);
+  }
   return basis;
 }
 

@@ -6,40 +6,48 @@
 #include "cache/constants.h"
 #include "codec/spec.h"
 #include "kernels/anchor/anchor.h"
+#include "kernels/linear/linear.h"
 
 namespace kvant::cache {
 
+inline constexpr std::size_t kMaxHeadDim = 1024;
+
 /// The basis in which the keys or values of one layer and KV head are stored, before any rotation: what is taken out of
-/// them, and the factors on their pairs. Vectors have head_dim values; empty ones mean zero or one.
+/// them, the factors on their pairs, and a linear map. Vectors have head_dim values, empty ones mean zero or one; a map
+/// makes coded_dims(head_dim) of head_dim values.
 struct HeadBasis {
   std::vector<float> anchor;          ///< taken out before RoPE
   std::vector<float> mean;            ///< keys: taken out after RoPE
   std::vector<float> scale, inverse;  ///< keys: factors after RoPE, and those of the queries
   kernels::AnchorPairs pairs;         ///< keys: what the anchor adds to the logits
   double gain = 1;                    ///< keys: predicted gain of the scale, whether or not it is used
+  /// T and U of a HeadCode (codec/head_code.h) as LinearArgs::m, both or none: T^T; for keys U^T, for values U.
+  std::vector<Bf16> transform, inverse_transform;
+  kernels::LinearFunction linear = nullptr;
 
   /// k before RoPE -> x. angles [pairs][2] cos and sin of the token.
   void key(std::span<const float> k, const float* angles, std::size_t rope_pairs, float* x) const noexcept;
-  /// q after RoPE, in place
-  void query(std::span<float> q) const noexcept;
+  /// Queries after RoPE, q [rows][head_dim] -> x [rows][stride], for all of them at once as the map is large.
+  void queries(const float* q, std::size_t rows, std::size_t head_dim, float* x, std::size_t stride) const noexcept;
   /// v -> x
   void value(std::span<const float> v, float* x) const noexcept;
-  /// what attention made of stored values, in place
-  void output(std::span<float> x) const noexcept;
+  /// What attention made of stored values, x [rows][stride] -> out [rows][head_dim].
+  void outputs(const float* x, std::size_t stride, std::size_t rows, std::size_t head_dim, float* out) const noexcept;
   std::size_t constant_bytes() const noexcept;
 };
 
 /// The basis for keys of KV head `head`.
 ///
 /// Of the anchor, pairs are kept that are worth their time: slow ones cost little; of the fast ones, and of all if that
-/// is enough, the smallest are left in the keys while they add at most 2 % to the expected energy of a stored key.
-/// scale: s_j^4 = E|Q_j|^2 / E|X_j|^2 (pair energies of the queries and of what is left of the keys), rounded to powers
-/// of 2^(1/16) so that no rounding of the energies reaches stored bytes; its predicted gain is
+/// is enough, the smallest are left in the keys while they add at most 2 % to the expected energy of a stored key, 0.5
+/// % where a plan has mapped the keys: there energies are those after the map, of pairs turned through all angles.
+/// scale, where there is no map: s_j^4 = E|Q_j|^2 / E|X_j|^2 (pair energies of the queries and of what is left of the
+/// keys), rounded to powers of 2^(1/16) so that no rounding of the energies reaches stored bytes; its predicted gain is
 /// (sum E|Q|^2)(sum E|X|^2) / (sum sqrt(E|Q|^2 E|X|^2))^2.
 HeadBasis make_key_basis(const codec::CacheSpec& spec, const LayerConstants& constants, std::size_t head,
-                         std::size_t head_dim, const kernels::AnchorAngles* angles);
+                         std::size_t head_dim, const kernels::AnchorAngles* angles, Isa isa);
 /// The basis for values.
 HeadBasis make_value_basis(const codec::CacheSpec& spec, const LayerConstants& constants, std::size_t head,
-                           std::size_t head_dim);
+                           std::size_t head_dim, Isa isa);
 
 }  // namespace kvant::cache

@@ -39,7 +39,7 @@ class BlockCodec final : public PageCodec {
     return encode_(x, dims(), page + token * (page_bytes() / kernels::kPageTokens));
   }
 
-  void reserve(QueryRows& q, std::size_t rows) const override { q.f32 = AlignedBuffer<float>(rows * dims()); }
+  void reserve(QueryRows& q, std::size_t rows) const override { q.reserve(rows * dims(), 0, 0); }
   void prepare(QueryRows&, std::size_t) const noexcept override {}
   void score(const PageCall& call, const QueryRows& q, float* logits) const noexcept override {
     const bool fused = call.rows <= kFusedRows;

@@ -34,7 +34,7 @@ class FlexPageCodec final : public PageCodec {
     return flex_->encode({x, kFlexDims}, channels_, {page + token * flex_->bytes(), flex_->bytes()});
   }
 
-  void reserve(QueryRows& q, std::size_t rows) const override { q.f32 = AlignedBuffer<float>(rows * dims()); }
+  void reserve(QueryRows& q, std::size_t rows) const override { q.reserve(rows * dims(), 0, 0); }
   void prepare(QueryRows&, std::size_t) const noexcept override {}
   void score(const PageCall& call, const QueryRows& q, float* logits) const noexcept override {
     std::array<double, kFlexDims> key;

@@ -15,7 +15,6 @@
 namespace kvant::cache {
 namespace {
 
-constexpr std::size_t kMaxHeadDim = 1024;
 constexpr std::size_t kMaxStoredDims = 2 * kMaxHeadDim;  ///< a head padded in groups
 
 void check(const CacheConfig& c) {

@@ -7,6 +7,7 @@
 #include "base/aligned_buffer.h"
 #include "base/cpu.h"
 #include "codec/flex.h"
+#include "codec/head_code.h"
 #include "codec/spec.h"
 #include "kernels/attention/attention.h"
 
@@ -18,6 +19,17 @@ struct QueryRows {
   AlignedBuffer<std::int8_t> values;
   AlignedBuffer<float> units;
   AlignedBuffer<std::int32_t> sums;
+
+  /// Room for at least so many f32 and whole numbers, and as many units as sums.
+  void reserve(std::size_t f32_count, std::size_t value_count, std::size_t scale_count) {
+    const auto grow = []<class T>(AlignedBuffer<T>& buffer, std::size_t size) {
+      if (buffer.size() < size) buffer = AlignedBuffer<T>(size);
+    };
+    grow(f32, f32_count);
+    grow(values, value_count);
+    grow(units, scale_count);
+    grow(sums, scale_count);
+  }
 };
 
 /// A page and the rows that attend to it. Rows are those of kernels/attention/attention.h.
@@ -48,7 +60,7 @@ class PageCodec {
   /// pages. False when a value is NaN or too large.
   virtual bool store(float* x, std::byte* page, std::size_t token) const = 0;
 
-  /// Room for `rows` queries.
+  /// Room for `rows` queries, beside what others have reserved.
   virtual void reserve(QueryRows& q, std::size_t rows) const = 0;
   /// Brings rows of q.f32, rotated, into the form that score() reads.
   virtual void prepare(QueryRows& q, std::size_t rows) const noexcept = 0;
@@ -76,6 +88,9 @@ std::unique_ptr<PageCodec> make_block_codec(gguf::TensorType type, bool rotated,
 /// from 8 to 256.
 std::unique_ptr<PageCodec> make_plane_codec(const codec::CacheSpec& spec, codec::PageSide side, std::size_t head_dim,
                                             Isa isa);
+/// Codes of lm or uni for each part of the vectors, the parts' pages one after the other; parts of 0 bits are not
+/// stored and count as zeros. Throws invalid_argument when a part has more than 512 dims.
+std::unique_ptr<PageCodec> make_parts_codec(std::span<const codec::CodePart> parts, codec::PageSide side, Isa isa);
 /// Keys in a flex layout.
 std::unique_ptr<PageCodec> make_flex_codec(std::shared_ptr<const codec::FlexCodec> codec,
                                            const codec::FlexChannels& channels, Isa isa);

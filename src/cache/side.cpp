@@ -57,6 +57,7 @@ Side::Side(const CacheConfig& config, PageSide side, Isa isa)
 
 void Side::add_codecs(const CacheConfig& config, Isa isa) {
   if (spec_.coding == CacheSpec::Coding::flex) return add_flex_codecs(config, isa);
+  if (spec_.coding == CacheSpec::Coding::plan) return add_planned_codecs(config, isa);
   codecs_.push_back(spec_.coded() ? make_plane_codec(spec_, side_, head_dim_, isa)
                                   : make_block_codec(spec_.type, spec_.rotated, head_dim_, isa));
   for (Head& head : heads_) head.codec = codecs_.back().get();
@@ -83,6 +84,32 @@ void Side::add_flex_codecs(const CacheConfig& config, Isa isa) {
   }
 }
 
+/// Heads with the same parts share a codec.
+void Side::add_planned_codecs(const CacheConfig& config, Isa isa) {
+  const char* what = side_ == PageSide::key ? "keys" : "values";
+  KVANT_CHECK(config.constants.size() == layer_count_, ErrorCode::invalid_argument,
+              "cache: type plan, but constants of {} layers, expected {}", config.constants.size(), layer_count_);
+  std::vector<const std::vector<codec::CodePart>*> known;
+  for (std::size_t layer = 0; layer < layer_count_; ++layer) {
+    const LayerConstants& of = config.constants[layer];
+    const std::vector<codec::HeadCode>& codes = side_ == PageSide::key ? of.k_codes : of.v_codes;
+    KVANT_CHECK(codes.size() == kv_heads_, ErrorCode::invalid_argument,
+                "cache: type plan, but codes for the {} of {} heads of layer {}, expected {}", what, codes.size(),
+                layer, kv_heads_);
+    for (std::size_t head = 0; head < kv_heads_; ++head) {
+      check_head_code(codes[head], head_dim_, fmt::format("cache: {} of layer {}, KV head {}", what, layer, head));
+      const auto& parts = codes[head].parts;
+      const auto same = std::find_if(known.begin(), known.end(), [&](const auto* k) { return *k == parts; });
+      const auto index = static_cast<std::size_t>(same - known.begin());
+      if (same == known.end()) {
+        known.push_back(&parts);
+        codecs_.push_back(make_parts_codec(parts, side_, isa));
+      }
+      heads_[layer * kv_heads_ + head].codec = codecs_[index].get();
+    }
+  }
+}
+
 void Side::prepare(const CacheConfig& config) {
   if (config.constants.empty()) return;
   if (side_ == PageSide::key && !config.rope.theta.empty()) angles_.emplace(config.rope, config.capacity);
@@ -90,8 +117,8 @@ void Side::prepare(const CacheConfig& config) {
   for (std::size_t layer = 0; layer < layer_count_; ++layer) {
     for (std::size_t head = 0; head < kv_heads_; ++head) {
       HeadBasis& basis = heads_[layer * kv_heads_ + head].basis;
-      basis = side_ == PageSide::key ? make_key_basis(spec_, config.constants[layer], head, head_dim_, angles())
-                                     : make_value_basis(spec_, config.constants[layer], head, head_dim_);
+      basis = side_ == PageSide::key ? make_key_basis(spec_, config.constants[layer], head, head_dim_, angles(), isa_)
+                                     : make_value_basis(spec_, config.constants[layer], head, head_dim_, isa_);
       anchored = anchored || !basis.pairs.re.empty();
     }
   }
@@ -160,6 +187,10 @@ void Side::allocate() {
   if (window_shape_.sinks + window_shape_.recent > 0) window_.emplace(window_shape_, isa_);
 }
 
+void Side::reserve(QueryRows& q, std::size_t rows) const {
+  for (const auto& codec : codecs_) codec->reserve(q, rows);
+}
+
 bool Side::store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
                  const float* vector, const float* angles, float* x) const {
   const Head& h = head(layer, kv_head);
@@ -196,6 +227,10 @@ std::uint64_t Side::identity() const {
     hashes.push_back(head.codec->identity());
     for (const auto* v : {&head.basis.anchor, &head.basis.mean, &head.basis.scale}) {
       hashes.push_back(hash_bytes(std::as_bytes(std::span(*v))));
+    }
+    if (head.basis.transform.empty()) continue;
+    for (const auto* m : {&head.basis.transform, &head.basis.inverse_transform}) {
+      hashes.push_back(hash_bytes(std::as_bytes(std::span(*m))));
     }
   }
   return hash_bytes(std::as_bytes(std::span(hashes)));

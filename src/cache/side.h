@@ -49,6 +49,8 @@ class Side {
   Window* window() noexcept { return window_ ? &*window_ : nullptr; }
   const Window* window() const noexcept { return window_ ? &*window_ : nullptr; }
 
+  /// Room for `rows` queries of any head.
+  void reserve(QueryRows& q, std::size_t rows) const;
   /// Takes a head's vector (head_dim values; of keys before RoPE, angles [pairs][2] of its position) into the basis of
   /// storage and stores it at `position` of a sequence that will end at `end`. x [dims] is scratch. False when a value
   /// is NaN or too large.
@@ -69,6 +71,7 @@ class Side {
  private:
   void add_codecs(const CacheConfig& config, Isa isa);
   void add_flex_codecs(const CacheConfig& config, Isa isa);
+  void add_planned_codecs(const CacheConfig& config, Isa isa);
   std::vector<float> metric(const LayerConstants& constants, std::size_t layer, std::size_t kv_head) const;
   void shape_codecs(const CacheConfig& config);
   PageGrid grid(std::size_t layer) const;
