@@ -159,7 +159,7 @@ std::size_t HeadBasis::constant_bytes() const noexcept {
 HeadBasis make_key_basis(const codec::CacheSpec& spec, const LayerConstants& constants, std::size_t head,
                          std::size_t head_dim, const kernels::AnchorAngles* angles, Isa isa) {
   HeadBasis basis;
-  const bool planned = spec.coding == codec::CacheSpec::Coding::plan;
+  const bool planned = spec.coding == codec::CacheSpec::Coding::plan && !constants.k_codes.empty();
   const std::size_t pairs = angles != nullptr ? angles->pairs() : 0;
   const auto energies = [&](const std::vector<float>& all) {
     const std::vector<float> mine = part(all, head, pairs);
@@ -194,7 +194,7 @@ HeadBasis make_value_basis(const codec::CacheSpec& spec, const LayerConstants& c
                            std::size_t head_dim, Isa isa) {
   HeadBasis basis;
   if (spec.anchor != Anchor::none) basis.anchor = part(constants.v_anchor, head, head_dim);
-  if (spec.coding == codec::CacheSpec::Coding::plan) {
+  if (spec.coding == codec::CacheSpec::Coding::plan && !constants.v_codes.empty()) {
     const codec::HeadCode& code = constants.v_codes[head];
     basis.transform = transposed(code.transform, codec::coded_dims(head_dim));
     basis.inverse_transform = code.inverse;

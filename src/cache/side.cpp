@@ -84,28 +84,41 @@ void Side::add_flex_codecs(const CacheConfig& config, Isa isa) {
   }
 }
 
-/// Heads with the same parts share a codec.
+/// Its vectors as they are, in f16.
+void Side::add_uncoded_layer(std::size_t layer) {
+  codecs_.push_back(make_block_codec(gguf::TensorType::f16, false, head_dim_, isa_));
+  for (std::size_t head = 0; head < kv_heads_; ++head) {
+    heads_[layer * kv_heads_ + head].codec = codecs_.back().get();
+  }
+}
+
+/// Heads with the same parts share a codec; layers without codes stay in f16.
 void Side::add_planned_codecs(const CacheConfig& config, Isa isa) {
   const char* what = side_ == PageSide::key ? "keys" : "values";
   KVANT_CHECK(config.constants.size() == layer_count_, ErrorCode::invalid_argument,
               "cache: type plan, but constants of {} layers, expected {}", config.constants.size(), layer_count_);
-  std::vector<const std::vector<codec::CodePart>*> known;
+  std::vector<std::pair<const std::vector<codec::CodePart>*, const PageCodec*>> known;
   for (std::size_t layer = 0; layer < layer_count_; ++layer) {
     const LayerConstants& of = config.constants[layer];
     const std::vector<codec::HeadCode>& codes = side_ == PageSide::key ? of.k_codes : of.v_codes;
-    KVANT_CHECK(codes.size() == kv_heads_, ErrorCode::invalid_argument,
-                "cache: type plan, but codes for the {} of {} heads of layer {}, expected {}", what, codes.size(),
-                layer, kv_heads_);
+    KVANT_CHECK(codes.empty() || codes.size() == kv_heads_, ErrorCode::invalid_argument,
+                "cache: type plan, but codes for the {} of {} heads of layer {}, expected {} or none", what,
+                codes.size(), layer, kv_heads_);
+    if (codes.empty()) {
+      add_uncoded_layer(layer);
+      continue;
+    }
     for (std::size_t head = 0; head < kv_heads_; ++head) {
       check_head_code(codes[head], head_dim_, fmt::format("cache: {} of layer {}, KV head {}", what, layer, head));
       const auto& parts = codes[head].parts;
-      const auto same = std::find_if(known.begin(), known.end(), [&](const auto* k) { return *k == parts; });
-      const auto index = static_cast<std::size_t>(same - known.begin());
-      if (same == known.end()) {
-        known.push_back(&parts);
+      const auto same = std::find_if(known.begin(), known.end(), [&](const auto& k) { return *k.first == parts; });
+      const PageCodec* codec = same == known.end() ? nullptr : same->second;
+      if (codec == nullptr) {
         codecs_.push_back(make_parts_codec(parts, side_, isa));
+        codec = codecs_.back().get();
+        known.emplace_back(&parts, codec);
       }
-      heads_[layer * kv_heads_ + head].codec = codecs_[index].get();
+      heads_[layer * kv_heads_ + head].codec = codec;
     }
   }
 }

@@ -71,6 +71,7 @@ class Side {
  private:
   void add_codecs(const CacheConfig& config, Isa isa);
   void add_flex_codecs(const CacheConfig& config, Isa isa);
+  void add_uncoded_layer(std::size_t layer);
   void add_planned_codecs(const CacheConfig& config, Isa isa);
   std::vector<float> metric(const LayerConstants& constants, std::size_t layer, std::size_t kv_head) const;
   void shape_codecs(const CacheConfig& config);

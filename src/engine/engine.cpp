@@ -41,7 +41,7 @@ model::Transformer& Engine::transformer() noexcept { return impl_->transformer; 
 ThreadPool& Engine::pool() noexcept { return impl_->pool; }
 
 cache::KvCache Engine::make_cache(const codec::CacheSpec& k, const codec::CacheSpec& v, std::size_t context,
-                                  int sequences) {
+                                  int sequences, const codec::Plan* plan) {
   const model::ModelConfig& config = impl_->config;
   const std::size_t longest = config.window > 0 ? std::min(config.window, config.context) : config.context;
   const std::size_t capacity = context > 0 ? context : longest;
@@ -52,7 +52,7 @@ cache::KvCache Engine::make_cache(const codec::CacheSpec& k, const codec::CacheS
   cache::CacheConfig sizes = impl_->transformer.cache_config(capacity, sequences);
   sizes.k = k;
   sizes.v = v;
-  sizes.constants = model::load_cache_constants(config, impl_->weights, k, v, impl_->pool);
+  sizes.constants = model::load_cache_constants(config, impl_->weights, k, v, impl_->pool, plan);
   return {sizes, impl_->pool, impl_->isa};
 }
 

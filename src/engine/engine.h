@@ -8,6 +8,7 @@
 
 #include "base/thread_pool.h"
 #include "cache/kv_cache.h"
+#include "codec/plan.h"
 #include "engine/sampler.h"
 #include "gguf/reader.h"
 #include "model/transformer.h"
@@ -36,12 +37,12 @@ class Engine {
   model::Transformer& transformer() noexcept;
   ThreadPool& pool() noexcept;
 
-  /// A cache for this model. context 0 means the context that the model was trained for (or its sliding window where
-  /// that is shorter); a longer one is allowed.
-  /// Throws out_of_memory naming the bytes asked for when the machine has not that much; unsupported when the context
-  /// exceeds the model's sliding window.
+  /// A cache for this model; `plan` is what specs of type `plan` go by that name no file. context 0 means the context
+  /// that the model was trained for (or its sliding window where that is shorter); a longer one is allowed. Throws
+  /// out_of_memory naming the bytes asked for when the machine has not that much; unsupported when the context exceeds
+  /// the model's sliding window.
   cache::KvCache make_cache(const codec::CacheSpec& k, const codec::CacheSpec& v, std::size_t context,
-                            int sequences = 1);
+                            int sequences = 1, const codec::Plan* plan = nullptr);
 
  private:
   struct Impl;

@@ -59,7 +59,7 @@ class Comparison {
 
  private:
   void add(const CachePair& spec, std::size_t rows) {
-    subjects_.push_back({spec, engine_.make_cache(spec.k, spec.v, windows_.context()), rows});
+    subjects_.push_back({spec, engine_.make_cache(spec.k, spec.v, windows_.context(), 1, spec.plan.get()), rows});
     subjects_.back().scores.reserve(windows_.count() * windows_.scored());
   }
 

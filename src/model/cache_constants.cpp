@@ -199,8 +199,9 @@ void check_plan(const codec::CacheSpec& spec, codec::PageSide side, const codec:
   if (!coded) return;
   const bool keys = side == codec::PageSide::key;
   const auto& of_side = keys ? &codec::LayerCodes::keys : &codec::LayerCodes::values;
-  KVANT_CHECK(plan->codes.size() == layers && !(plan->codes[0].*of_side).empty(), ErrorCode::invalid_argument,
-              "cache type {}: {} has no codes for {}", codec::to_string(spec, side),
+  const auto has_codes = [&](const codec::LayerCodes& codes) { return !(codes.*of_side).empty(); };
+  KVANT_CHECK(plan->codes.size() == layers && std::any_of(plan->codes.begin(), plan->codes.end(), has_codes),
+              ErrorCode::invalid_argument, "cache type {}: {} has no codes for {}", codec::to_string(spec, side),
               spec.plan.empty() ? "the plan" : spec.plan, keys ? "keys" : "values");
 }
 

@@ -101,17 +101,15 @@ codec::PlanIdentity plan_identity(const ModelConfig& config, const Weights& weig
 
 std::vector<cache::LayerConstants> load_cache_constants(const ModelConfig& config, const Weights& weights,
                                                         const codec::CacheSpec& k, const codec::CacheSpec& v,
-                                                        ThreadPool& pool) {
+                                                        ThreadPool& pool, const codec::Plan* given) {
   std::optional<codec::Plan> k_plan, v_plan;
   const auto load = [&](const std::string& path, std::optional<codec::Plan>& plan) {
-    if (path.empty()) return;
     plan = codec::read_plan(path);
     codec::check_fits(*plan, path, plan_identity(config, weights));
+    return &*plan;
   };
-  load(k.plan, k_plan);
-  if (v.plan != k.plan) load(v.plan, v_plan);
-  const codec::Plan* keys = k_plan ? &*k_plan : nullptr;
-  const codec::Plan* values = v.plan == k.plan ? keys : (v_plan ? &*v_plan : nullptr);
+  const codec::Plan* keys = k.plan.empty() ? given : load(k.plan, k_plan);
+  const codec::Plan* values = v.plan.empty() ? given : v.plan == k.plan ? keys : load(v.plan, v_plan);
   return cache_constants(config, weights, k, v, keys, values, pool);
 }
 

@@ -15,9 +15,10 @@ namespace kvant::model {
 codec::PlanIdentity plan_identity(const ModelConfig& config, const Weights& weights);
 
 /// cache_constants (model/cache_constants.h) with the plans that the specs name: each file is read once and must have
-/// been made for this model. Throws what read_plan, check_fits and cache_constants throw.
+/// been made for this model; specs of type `plan` that name no file take `given`. Throws what read_plan, check_fits and
+/// cache_constants throw.
 std::vector<cache::LayerConstants> load_cache_constants(const ModelConfig& config, const Weights& weights,
                                                         const codec::CacheSpec& k, const codec::CacheSpec& v,
-                                                        ThreadPool& pool);
+                                                        ThreadPool& pool, const codec::Plan* given = nullptr);
 
 }  // namespace kvant::model

@@ -1,0 +1,74 @@
+#include "calib/curves.h"
+
+#include <span>
+
+#include "kernels/rope/rope.h"
+#include "model/value_metric.h"
+
+namespace kvant::calib {
+namespace {
+
+/// The symmetric matrix [n][n] of a head's packed lower triangle.
+std::vector<double> unpack(const std::vector<float>& packed, std::size_t head, std::size_t n) {
+  const float* from = packed.data() + head * codec::packed_size(n);
+  std::vector<double> matrix(n * n);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j <= i; ++j) matrix[i * n + j] = matrix[j * n + i] = *from++;
+  }
+  return matrix;
+}
+
+/// make(layer, head) for all heads, and their options.
+template <class Make>
+SideCurves curves_of(const codec::Plan& plan, ThreadPool& pool, const Make& make) {
+  SideCurves side{plan.model.layers, plan.model.kv_heads, {}};
+  side.heads.resize(side.layers * side.kv_heads);
+  const DistortionTable table(plan.model.head_dim);
+  pool.run(side.heads.size(), [&](std::size_t i, int) {
+    HeadCurve& head = side.heads[i];
+    head.transform = make(i / side.kv_heads, i % side.kv_heads);
+    head.options = code_options(table, head.transform.energies);
+  });
+  return side;
+}
+
+}  // namespace
+
+codec::HeadCode HeadCurve::code(std::size_t option) const {
+  return {transform.transform, transform.inverse, options[option].parts};
+}
+
+SideCurves key_curves(const codec::Plan& plan, const model::ModelConfig& config, std::size_t positions,
+                      ThreadPool& pool) {
+  const std::size_t n = plan.model.head_dim;
+  const kernels::RopeFrequencies rope = kernels::rope_frequencies(config.rope);
+  return curves_of(plan, pool, [&](std::size_t layer, std::size_t head) {
+    std::vector<double> keys = unpack(plan.layers[layer].k_moment, head, n);
+    std::vector<double> queries = unpack(plan.layers[layer].q_moment, head, n);
+    codec::average_over_positions(keys, n, rope.theta, positions);
+    codec::average_over_positions(queries, n, rope.theta, positions);
+    return codec::make_head_transform(keys, queries, n);
+  });
+}
+
+SideCurves value_curves(const codec::Plan& plan, const model::ModelConfig& config, const model::Weights& weights,
+                        ThreadPool& pool) {
+  const std::size_t n = plan.model.head_dim;
+  const std::vector<std::vector<float>> metrics = model::value_metrics(config, weights, pool);
+  return curves_of(plan, pool, [&](std::size_t layer, std::size_t head) {
+    const auto metric = std::span(metrics[layer]).subspan(head * n * n, n * n);
+    return codec::make_head_transform(unpack(plan.layers[layer].v_moment, head, n),
+                                      std::vector<double>(metric.begin(), metric.end()), n);
+  });
+}
+
+std::vector<codec::HeadCode> layer_codes(const SideCurves& curves, std::size_t layer,
+                                         const std::vector<std::size_t>& chosen) {
+  std::vector<codec::HeadCode> codes;
+  for (std::size_t h = layer * curves.kv_heads; h < (layer + 1) * curves.kv_heads; ++h) {
+    codes.push_back(curves.heads[h].code(chosen[h]));
+  }
+  return codes;
+}
+
+}  // namespace kvant::calib

@@ -1,0 +1,42 @@
+#pragma once
+#include <cstddef>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "calib/rate.h"
+#include "codec/head_code.h"
+#include "codec/page_layout.h"
+#include "codec/plan.h"
+#include "codec/transform.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace kvant::calib {
+
+/// What coding one head takes and costs.
+struct HeadCurve {
+  codec::HeadTransform transform;
+  std::vector<CodeOption> options;
+
+  codec::HeadCode code(std::size_t option) const;
+};
+
+/// The curves of the keys, or the values, of all heads.
+struct SideCurves {
+  std::size_t layers = 0, kv_heads = 0;
+  std::vector<HeadCurve> heads;  ///< [layers][kv_heads]
+};
+
+/// Keys: errors count by the second moment of the queries; both moments after RoPE, averaged over the positions
+/// 0 .. positions - 1, which are those that the plan is meant for.
+SideCurves key_curves(const codec::Plan& plan, const model::ModelConfig& config, std::size_t positions,
+                      ThreadPool& pool);
+/// Values: errors count by what the output projection makes of them (model/value_metric.h).
+SideCurves value_curves(const codec::Plan& plan, const model::ModelConfig& config, const model::Weights& weights,
+                        ThreadPool& pool);
+
+/// The codes of one layer: option chosen[head] of each.
+std::vector<codec::HeadCode> layer_codes(const SideCurves& curves, std::size_t layer,
+                                         const std::vector<std::size_t>& chosen);
+
+}  // namespace kvant::calib
