@@ -4,6 +4,7 @@
 
 #include "base/random.h"
 #include "cache/kv_cache.h"
+#include "cache/test_codes.h"
 #include "kernels/rope/rope.h"
 
 namespace kvant::cache {
@@ -13,6 +14,29 @@ constexpr std::size_t kDims = 128;
 constexpr int kHeads = 12;  // Qwen2.5-1.5B: 6 query heads for each of 2 KV heads
 constexpr int kKvHeads = 2;
 
+/// How keys and values are stored: a type, or parts of planned heads.
+struct Type {
+  std::string name;
+  std::vector<codec::CodePart> parts = {};
+};
+
+/// Parts of 64 dims, in codes of lm.
+Type planned(int first, int second) {
+  const auto part = [](int bits) { return codec::CodePart{kDims / 2, codec::QuantizerKind::lm, bits}; };
+  return {fmt::format("plan-{}-{}", first, second), {part(first), part(second)}};
+}
+
+std::vector<Type> all_types() {
+  std::vector<Type> types;
+  for (const char* name :
+       {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "rot-q8_0", "rot-q4_0", "lm3", "lm4", "lm5"}) {
+    types.push_back({name});
+  }
+  types.insert(types.end(), {planned(4, 2), planned(5, 3), planned(4, 3), planned(4, 4), planned(4, 0)});
+  types.push_back({"plan-32@4-96@3", {{32, codec::QuantizerKind::lm, 4}, {96, codec::QuantizerKind::lm, 3}}});
+  return types;
+}
+
 /// One layer of Qwen2.5-1.5B that holds `tokens` tokens.
 struct Layer {
   ThreadPool pool;
@@ -20,7 +44,7 @@ struct Layer {
   std::vector<float> rows, angles, out;
   KvCache cache;
 
-  static CacheConfig config(const char* type, std::size_t tokens) {
+  static CacheConfig config(const Type& type, std::size_t tokens) {
     CacheConfig c;
     c.layers = 1;
     c.heads = kHeads;
@@ -28,10 +52,15 @@ struct Layer {
     c.head_dim = kDims;
     c.rope_pairs = kDims / 2;
     c.capacity = tokens;
-    c.k = c.v = codec::parse_cache_spec(type);
+    c.k = c.v = codec::parse_cache_spec(type.parts.empty() ? type.name : "plan,anchor=none,plan=given");
+    if (!type.parts.empty()) {
+      LayerConstants& constants = c.constants.emplace_back();
+      constants.k_codes.assign(kKvHeads, make_head_code(kDims, type.parts, 1));
+      constants.v_codes = constants.k_codes;
+    }
     return c;
   }
-  Layer(const char* type, std::size_t n, Isa isa, int threads)
+  Layer(const Type& type, std::size_t n, Isa isa, int threads)
       : pool(threads),
         tokens(n),
         rows(512 * kHeads * kDims),
@@ -60,7 +89,7 @@ void set_counter(benchmark::State& state, const char* name, double things) {
 }
 
 /// One new token; per stored token and KV head.
-void bench_decode(benchmark::State& state, const char* type, Isa isa, int threads) {
+void bench_decode(benchmark::State& state, const Type& type, Isa isa, int threads) {
   Layer layer(type, static_cast<std::size_t>(state.range(0)), isa, threads);
   for (auto _ : state) layer.attend(1);
   set_counter(state, "ns/key", static_cast<double>(layer.tokens) * kKvHeads);
@@ -68,7 +97,7 @@ void bench_decode(benchmark::State& state, const char* type, Isa isa, int thread
 }
 
 /// The last 512 of the tokens; arithmetic of the visible products.
-void bench_prefill(benchmark::State& state, const char* type, Isa isa, int threads) {
+void bench_prefill(benchmark::State& state, const Type& type, Isa isa, int threads) {
   Layer layer(type, static_cast<std::size_t>(state.range(0)), isa, threads);
   for (auto _ : state) layer.attend(512);
   const double seen = static_cast<double>(layer.tokens) - 255.5;
@@ -77,7 +106,7 @@ void bench_prefill(benchmark::State& state, const char* type, Isa isa, int threa
 }
 
 /// 512 new tokens; per vector.
-void bench_append(benchmark::State& state, const char* type, Isa isa) {
+void bench_append(benchmark::State& state, const Type& type, Isa isa) {
   Layer layer(type, 512, isa, 1);
   for (auto _ : state) {
     layer.cache.truncate(0, 0);
@@ -89,9 +118,9 @@ void bench_append(benchmark::State& state, const char* type, Isa isa) {
 const bool kRegistered = [] {
   for (Isa isa : supported_isas()) {
     if (isa == Isa::scalar) continue;
-    for (const char* type : {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "rot-q8_0", "rot-q4_0"}) {
+    for (const Type& type : all_types()) {
       const auto title = [&](const char* what, const char* end) {
-        return fmt::format("{}/{}/{}{}", what, type, name(isa), end);
+        return fmt::format("{}/{}/{}{}", what, type.name, name(isa), end);
       };
       benchmark::RegisterBenchmark(title("append", "").c_str(), bench_append, type, isa);
       for (int threads : {1, 2}) {

@@ -10,12 +10,15 @@ namespace {
 
 using codec::CodePart;
 
+constexpr std::size_t kWhole = 1 << 16;  ///< a page
+
 /// A part of the vectors.
 struct Part {
   std::size_t first, dims;
   std::unique_ptr<PlaneCodec> codec;   ///< null where it is not stored
   std::size_t offset = 0;              ///< bytes of a page before it
   std::size_t values = 0, scales = 0;  ///< of a query before it
+  std::size_t before = 0, after = 0;   ///< bytes of a page before it and up to its end, of kWhole
 };
 
 std::unique_ptr<PlaneCodec> make_codec(const CodePart& part, codec::PageSide side, Isa isa) {
@@ -38,6 +41,11 @@ std::vector<Part> make_parts(std::span<const CodePart> codes, codec::PageSide si
     offset += part.codec->page_bytes();
     values += part.codec->query_values();
     scales += part.codec->query_scales();
+  }
+  for (Part& part : parts) {
+    if (!part.codec) continue;
+    part.before = part.offset * kWhole / offset;
+    part.after = (part.offset + part.codec->page_bytes()) * kWhole / offset;
   }
   return parts;
 }
@@ -128,13 +136,13 @@ class PartsCodec final : public PageCodec {
   /// Each part starts to load as much of what comes next as it is of the page.
   PageCall part_of(const PageCall& call, const Part& part) const {
     constexpr std::size_t kLine = 64;
-    const std::size_t lines = call.next.bytes / kLine, bytes = part.codec->page_bytes();
-    const auto before = [&](std::size_t offset) { return lines * offset / page_bytes() * kLine; };
-    const std::size_t first = before(part.offset);
+    const std::size_t lines = call.next.bytes / kLine;
+    const auto before = [&](std::size_t share) { return lines * share / kWhole * kLine; };
+    const std::size_t first = before(part.before);
     return {call.page + part.offset,
             call.rows,
             call.tokens,
-            {call.next.data + first, before(part.offset + bytes) - first},
+            {call.next.data + first, before(part.after) - first},
             call.scratch};
   }
 
