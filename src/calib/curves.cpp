@@ -18,6 +18,21 @@ std::vector<double> unpack(const std::vector<float>& packed, std::size_t head, s
   return matrix;
 }
 
+/// A moment before RoPE -> after it, the mean over contexts (key_curves).
+std::vector<double> after_rope(const std::vector<double>& moment, std::size_t n, std::span<const double> frequencies,
+                               std::size_t positions) {
+  std::vector<double> sum(moment.size());
+  double contexts = 0;
+  for (std::size_t context = positions; contexts == 0 || context >= kShortContext; context /= 4) {
+    std::vector<double> one = moment;
+    codec::average_over_positions(one, n, frequencies, context);
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
+    ++contexts;
+  }
+  for (double& x : sum) x /= contexts;
+  return sum;
+}
+
 /// make(layer, head) for all heads, and their options.
 template <class Make>
 SideCurves curves_of(const codec::Plan& plan, ThreadPool& pool, const Make& make) {
@@ -43,11 +58,10 @@ SideCurves key_curves(const codec::Plan& plan, const model::ModelConfig& config,
   const std::size_t n = plan.model.head_dim;
   const kernels::RopeFrequencies rope = kernels::rope_frequencies(config.rope);
   return curves_of(plan, pool, [&](std::size_t layer, std::size_t head) {
-    std::vector<double> keys = unpack(plan.layers[layer].k_moment, head, n);
-    std::vector<double> queries = unpack(plan.layers[layer].q_moment, head, n);
-    codec::average_over_positions(keys, n, rope.theta, positions);
-    codec::average_over_positions(queries, n, rope.theta, positions);
-    return codec::make_head_transform(keys, queries, n);
+    const auto moment = [&](const std::vector<float>& packed) {
+      return after_rope(unpack(packed, head, n), n, rope.theta, positions);
+    };
+    return codec::make_head_transform(moment(plan.layers[layer].k_moment), moment(plan.layers[layer].q_moment), n);
   });
 }
 

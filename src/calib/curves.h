@@ -27,8 +27,10 @@ struct SideCurves {
   std::vector<HeadCurve> heads;  ///< [layers][kv_heads]
 };
 
-/// Keys: errors count by the second moment of the queries; both moments after RoPE, averaged over the positions
-/// 0 .. positions - 1, which are those that the plan is meant for.
+/// Keys: errors count by the second moment of the queries; both moments after RoPE, averaged over the positions of
+/// contexts of all lengths up to `positions`, which are those that the plan is meant for: the mean over the contexts of
+/// positions, positions / 4, .. down to kShortContext.
+inline constexpr std::size_t kShortContext = 512;
 SideCurves key_curves(const codec::Plan& plan, const model::ModelConfig& config, std::size_t positions,
                       ThreadPool& pool);
 /// Values: errors count by what the output projection makes of them (model/value_metric.h).

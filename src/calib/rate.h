@@ -16,7 +16,8 @@ struct CodeOption {
 };
 
 /// Expected share of a part's energy that is lost, from the codes' own tables: Lloyd-Max levels for a coordinate of a
-/// random direction; evenly spaced ones up to the expected peak. 8-bit scales count as kLogScaleLoss more.
+/// random direction, without what the least-squares scale still gains; evenly spaced ones up to the expected peak.
+/// 8-bit scales count as kLogScaleLoss more.
 double relative_distortion(const codec::CodePart& part);
 
 /// What 8-bit logarithmic scales add to the divergence, measured at 3 and 4 bits (docs/quality.md): more than to the

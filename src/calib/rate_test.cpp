@@ -42,7 +42,10 @@ TEST(Rate, DistortionIsWhatTheCodesLose) {
   for (const std::size_t dims : {32, 64, 128}) {
     for (int bits = 1; bits <= 6; ++bits) {
       const CodePart part{dims, QuantizerKind::lm, bits, ScaleFormat::f16};
-      EXPECT_NEAR(simulated(part, 4000) / relative_distortion(part), 1, 0.03) << dims << " dims, " << bits << " bits";
+      // The least-squares scale takes the error along the vector away: some 1 to 2.4 of n dims' worth.
+      const double ratio = simulated(part, 4000) / relative_distortion(part), n = static_cast<double>(dims);
+      EXPECT_LT(ratio, 1.005) << dims << " dims, " << bits << " bits";
+      EXPECT_GT(ratio, 1 - 2.6 / n - 0.005) << dims << " dims, " << bits << " bits";
     }
     for (const int bits : {7, 8}) {  // the peak of a vector is not that of the mean vector
       const CodePart part{dims, QuantizerKind::uni, bits, ScaleFormat::f16};

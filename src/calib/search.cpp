@@ -52,6 +52,7 @@ class Search {
     const model::ModelConfig& config = engine.config();
     std::size_t positions = options.positions > 0 ? options.positions : goal_.context;
     if (positions == 0) positions = std::min(config.context, kMostPositions);
+    plan.positions = positions;
     sides_[0] = key_curves(plan, config, positions, engine.pool());
     if (goal_.codes_values()) sides_[1] = value_curves(plan, config, engine.weights(), engine.pool());
   }

@@ -11,7 +11,9 @@ namespace kvant::codec {
 namespace {
 
 constexpr std::size_t kLongestText = 4096;
-constexpr std::string_view kGoal = "kvant.plan.goal", kPredicted = "kvant.plan.predicted_kld";
+constexpr std::size_t kMostPositions = std::size_t{1} << 30;
+constexpr std::string_view kGoal = "kvant.plan.goal", kPredicted = "kvant.plan.predicted_kld",
+                           kPositions = "kvant.plan.positions";
 constexpr std::string_view kCorpus = "kvant.plan.certificate.corpus";
 
 struct Sensitivity {
@@ -76,6 +78,9 @@ void check_text(const std::string& text, std::string_view key, const std::string
 
 void check_results(const Plan& plan, const std::string& name, ErrorCode code) {
   check_text(plan.goal, kGoal, name, code);
+  if (plan.positions > kMostPositions) {
+    fail(code, "{}: metadata {}: {}, expected at most {}", name, kPositions, plan.positions, kMostPositions);
+  }
   check_number(plan.predicted_kld, 0, kLarge, kPredicted, name, code);
   for (const LayerStatistics& layer : plan.layers) {
     for (const Sensitivity& s : kSensitivities) check_number(layer.*s.member, 0, kLarge, s.key, name, code);
@@ -96,6 +101,7 @@ void check_count(std::size_t certificates, const std::string& name, ErrorCode co
 
 void read_results(const gguf::File& file, Plan& plan) {
   plan.goal = file.text(kGoal);
+  plan.positions = file.integer(kPositions);
   plan.predicted_kld = file.number(kPredicted);
   for (const Sensitivity& s : kSensitivities) {
     const std::vector<double> values = items<double>(file, s.key, plan.layers.size());
@@ -124,6 +130,7 @@ void add_results(const Plan& plan, const std::string& name, gguf::Writer& writer
     return values;
   };
   writer.set(kGoal, plan.goal);
+  writer.set(kPositions, plan.positions);
   writer.set(kPredicted, plan.predicted_kld);
   for (const Sensitivity& s : kSensitivities) writer.set(s.key, column(plan.layers, s.member));
   writer.set(kCorpus, column(plan.certificates, &Certificate::corpus));

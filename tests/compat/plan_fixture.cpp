@@ -73,6 +73,7 @@ codec::Plan plan_fixture() {
   plan.k_type = "lm4,anchor=none";
   plan.v_type = "q8_0";
   plan.goal = "--bits 3";
+  plan.positions = 1024;
   plan.predicted_kld = 0.015625;
   plan.certificates = {{.corpus = "text.txt, the tail",
                         .hash = 0xffffffffffffffff,
