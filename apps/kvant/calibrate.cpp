@@ -23,11 +23,12 @@ struct Options {
   std::string text, output, from, stats, tiers, permutations, validation;
   std::string memory;  ///< SIZE@CONTEXT
   calib::Goal goal;
+  std::vector<std::string> without;
   std::size_t tokens = 8192;
   std::size_t context = 0;  ///< 0: 512, or what the model was trained for where that is less
   std::size_t positions = 0, measured = 0, validated = 0;
 
-  bool wants_codes() const { return goal.bits || goal.memory || goal.max_kld; }
+  bool wants_codes() const { return goal.bits || goal.v_bits || goal.memory || goal.max_kld; }
 };
 
 /// Files above this size are measured with fewer tokens.
@@ -184,6 +185,10 @@ void choose_codes(const Options& options, engine::Engine& engine, const Texts& t
   calib::SearchOptions settings;
   settings.goal = options.goal;
   settings.positions = options.positions;
+  const auto without = [&](std::string_view what) {
+    return std::find(options.without.begin(), options.without.end(), what) != options.without.end();
+  };
+  settings.without = {without("transform"), without("parts"), without("sensitivity")};
   settings.measure_text = texts.measurement;
   settings.refine_text = texts.refinement;
   std::unique_ptr<Progress> progress;
@@ -306,6 +311,12 @@ void add_goal_options(CLI::App& command, Options& options) {
                   "Tokens of the certificate (default: 16384, 4096 for models above 512 MiB)")
       ->check(CLI::Range(std::size_t{64}, std::size_t{1} << 31).description(""))
       ->type_name("N");
+  command
+      .add_option("--without", options.without,
+                  "Leave out ingredients, to see what they are worth: transform, parts, sensitivity")
+      ->check(CLI::IsMember({"transform", "parts", "sensitivity"}).description(""))
+      ->delimiter(',')
+      ->type_name("WHAT,...");
   command.add_option("--from", options.from, "Take statistics and sensitivities from this plan, for another goal")
       ->type_name("PLAN");
 }

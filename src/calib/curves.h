@@ -21,6 +21,15 @@ struct HeadCurve {
   codec::HeadCode code(std::size_t option) const;
 };
 
+/// What a search leaves out, to show what it is worth.
+struct Without {
+  bool transform = false;    ///< dims are only scaled: keys pair by pair, values not at all
+  bool parts = false;        ///< all dims of a head have the same bits
+  bool sensitivity = false;  ///< an error counts the same in every layer
+
+  friend bool operator==(const Without&, const Without&) = default;
+};
+
 /// The curves of the keys, or the values, of all heads.
 struct SideCurves {
   std::size_t layers = 0, kv_heads = 0;
@@ -32,10 +41,10 @@ struct SideCurves {
 /// positions, positions / 4, .. down to kShortContext.
 inline constexpr std::size_t kShortContext = 512;
 SideCurves key_curves(const codec::Plan& plan, const model::ModelConfig& config, std::size_t positions,
-                      ThreadPool& pool);
+                      const Without& without, ThreadPool& pool);
 /// Values: errors count by what the output projection makes of them (model/value_metric.h).
 SideCurves value_curves(const codec::Plan& plan, const model::ModelConfig& config, const model::Weights& weights,
-                        ThreadPool& pool);
+                        const Without& without, ThreadPool& pool);
 
 /// The codes of one layer: option chosen[head] of each.
 std::vector<codec::HeadCode> layer_codes(const SideCurves& curves, std::size_t layer,

@@ -136,12 +136,13 @@ double DistortionTable::of(const CodePart& part) const {
   return relative_distortion(part);
 }
 
-std::vector<CodeOption> code_options(const DistortionTable& table, std::span<const double> energies) {
+std::vector<CodeOption> code_options(const DistortionTable& table, std::span<const double> energies, bool one_part) {
   const Costs costs(energies);
   std::vector<CodeOption> options;
   for (std::size_t stored = kStep; stored <= table.dims(); stored += kStep) {
     add_options(options, table, costs, stored);
   }
+  if (one_part) std::erase_if(options, [](const CodeOption& o) { return o.parts.size() > 1; });
   return hull(std::move(options));
 }
 

@@ -40,12 +40,13 @@ class DistortionTable {
   std::vector<std::vector<std::pair<codec::CodePart, double>>> codes_;  ///< [dims / 32]
 };
 
-/// The options of a head worth choosing from: of one, two or (the last not stored) three parts, those on the lower
-/// convex hull of cost over bytes, by rising bytes. energies [head_dim], falling, as HeadTransform has them; a part's
-/// cost is its relative distortion times (sum of sqrt(energy))^2 / dims: within a part, coded dims are rotated among
-/// each other and share the error evenly (reverse water-filling over parts: Berger, "Rate Distortion Theory", 1971,
-/// section 4.5).
-std::vector<CodeOption> code_options(const DistortionTable& table, std::span<const double> energies);
+/// The options of a head worth choosing from: of one, two or (the last not stored) three parts, or of `one_part`, those
+/// on the lower convex hull of cost over bytes, by rising bytes. energies [head_dim], falling, as HeadTransform has
+/// them; a part's cost is its relative distortion times (sum of sqrt(energy))^2 / dims: within a part, coded dims are
+/// rotated among each other and share the error evenly (reverse water-filling over parts: Berger, "Rate Distortion
+/// Theory", 1971, section 4.5).
+std::vector<CodeOption> code_options(const DistortionTable& table, std::span<const double> energies,
+                                     bool one_part = false);
 
 /// The cost of all dims in one part of lm codes with `bits` bits.
 double uniform_cost(const DistortionTable& table, std::span<const double> energies, int bits);

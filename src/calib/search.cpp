@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "calib/allocation.h"
-#include "calib/curves.h"
 #include "eval/compare.h"
 
 namespace kvant::calib {
@@ -53,8 +52,8 @@ class Search {
     std::size_t positions = options.positions > 0 ? options.positions : goal_.context;
     if (positions == 0) positions = std::min(config.context, kMostPositions);
     plan.positions = positions;
-    sides_[0] = key_curves(plan, config, positions, engine.pool());
-    if (goal_.codes_values()) sides_[1] = value_curves(plan, config, engine.weights(), engine.pool());
+    sides_[0] = key_curves(plan, config, positions, options.without, engine.pool());
+    if (goal_.codes_values()) sides_[1] = value_curves(plan, config, engine.weights(), options.without, engine.pool());
   }
 
   void run() {
@@ -63,8 +62,10 @@ class Search {
     plan_.certificates.clear();
     const double budget = goal_.max_kld ? bytes_of(kFirstBits) : budget_bytes();
     first_ = allocation(budget, 0);
-    if (!options_.measure_text.empty()) measure();
-    const double trust = options_.refine_text.empty() ? (measured() ? 1 : 0) : most_useful_trust(budget);
+    if (!options_.measure_text.empty() && !options_.without.sensitivity) measure();
+    const double trust = options_.without.sensitivity   ? 0
+                         : options_.refine_text.empty() ? (measured() ? 1 : 0)
+                                                        : most_useful_trust(budget);
     Chosen chosen = goal_.max_kld ? smallest_within(trust, budget) : allocation(budget, trust);
     set_codes(plan_, chosen);
     if (measured()) plan_.predicted_kld = predicted(chosen);
@@ -281,11 +282,11 @@ std::string Goal::text() const {
 }
 
 void check_goal(const Goal& goal) {
+  KVANT_CHECK(!goal.v_bits || goal.bits, ErrorCode::invalid_argument, "--bits-v goes with --bits only");
   const int goals = static_cast<int>(goal.bits.has_value()) + static_cast<int>(goal.memory.has_value()) +
                     static_cast<int>(goal.max_kld.has_value());
   KVANT_CHECK(goals == 1, ErrorCode::invalid_argument, "{} of --bits, --memory and --max-kld are given, expected one",
               goals);
-  KVANT_CHECK(!goal.v_bits || goal.bits, ErrorCode::invalid_argument, "--bits-v goes with --bits only");
   const auto in_range = [](std::optional<double> x, double low, double high, std::string_view name) {
     KVANT_CHECK(!x || (*x >= low && *x <= high), ErrorCode::invalid_argument, "{} {}: expected {} to {}", name, *x, low,
                 high);

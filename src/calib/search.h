@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/progress.h"
+#include "calib/curves.h"
 #include "codec/plan.h"
 #include "engine/engine.h"
 
@@ -31,6 +32,7 @@ struct SearchOptions {
   /// Positions that transforms of keys are made for; 0: the context of the goal, else what the model was trained for,
   /// at most 32768.
   std::size_t positions = 0;
+  Without without = {};
   /// Measure what an error in each layer costs, and try how far to follow it; without text, only what the plan holds
   /// from earlier is used.
   std::span<const engine::Token> measure_text = {}, refine_text = {};
