@@ -39,8 +39,8 @@ std::string number(double value, int decimals) { return value > 0 ? fmt::format(
 /// The peak that prefill is measured against: bf16 where the processor has it, else f32.
 double prefill_peak(const bench::Roofline& peak) { return peak.bf16_gflops > 0 ? peak.bf16_gflops : peak.f32_gflops; }
 
-std::string result_text(const Options& options, engine::Engine& engine, const bench::Roofline& peak,
-                        const std::vector<Row>& rows, bool colour) {
+std::string result_text(const Options& options, const eval::CachePair& cache, engine::Engine& engine,
+                        const bench::Roofline& peak, const std::vector<Row>& rows, bool colour) {
   std::string out = fmt::format("machine  {}, {}, {} threads: reads {:.1f} GB/s; GFLOP/s f32 {:.0f}", cpu_name(),
                                 name(active_isa()), engine.pool().threads(), peak.read_gb_s, peak.f32_gflops);
   if (peak.bf16_gflops > 0) out += fmt::format(", bf16 {:.0f}", peak.bf16_gflops);
@@ -49,9 +49,9 @@ std::string result_text(const Options& options, engine::Engine& engine, const be
                      engine.config().name.empty() ? options.model.model : printable(engine.config().name),
                      format_bytes(static_cast<double>(engine.weights().bytes_per_token())));
   const cache::CacheUsage& usage = rows.front().speed.usage;
-  out +=
-      fmt::format("cache    k {} v {}, {:.2f} and {:.2f} bits per value, {} of constants\n\n", options.cache.k,
-                  options.cache.v, usage.k_bpv, usage.v_bpv, format_bytes(static_cast<double>(usage.constant_bytes)));
+  out += fmt::format("cache    k {} v {}, {:.2f} and {:.2f} bits per value, {} of constants\n\n",
+                     codec::to_string(cache.k), codec::to_string(cache.v, codec::PageSide::value), usage.k_bpv,
+                     usage.v_bpv, format_bytes(static_cast<double>(usage.constant_bytes)));
   Table table({"depth", fmt::format("prefill {}, t/s", options.prompt), "GFLOP/s", "decode, t/s", "ms", "weights ms",
                "attention ms", "GB/s", "cache MiB"});
   for (const Row& row : rows) {
@@ -69,8 +69,8 @@ std::string result_text(const Options& options, engine::Engine& engine, const be
   return out;
 }
 
-std::string result_json(const Options& options, engine::Engine& engine, const bench::Roofline& peak,
-                        const std::vector<Row>& rows) {
+std::string result_json(const Options& options, const eval::CachePair& cache, engine::Engine& engine,
+                        const bench::Roofline& peak, const std::vector<Row>& rows) {
   ordered_json document = {{"machine",
                             {{"cpu", cpu_name()},
                              {"isa", std::string(name(active_isa()))},
@@ -86,8 +86,8 @@ std::string result_json(const Options& options, engine::Engine& engine, const be
   for (const Row& row : rows) {
     const bench::SpeedResult& r = row.speed;
     document["results"].push_back(
-        {{"k", options.cache.k},
-         {"v", options.cache.v},
+        {{"k", codec::to_string(cache.k)},
+         {"v", codec::to_string(cache.v, codec::PageSide::value)},
          {"depth", row.depth},
          {"prompt", options.prompt},
          {"tokens", options.tokens},
@@ -111,8 +111,9 @@ std::string result_json(const Options& options, engine::Engine& engine, const be
 
 void run(const Options& options) {
   bench::SpeedOptions settings;
-  settings.k = options.cache.k_spec();
-  settings.v = options.cache.v_spec();
+  const eval::CachePair cache = options.cache.pair();
+  settings.k = cache.k;
+  settings.v = cache.v;
   settings.prompt = options.prompt;
   settings.tokens = options.tokens;
   settings.repetitions = options.repetitions;
@@ -128,8 +129,8 @@ void run(const Options& options) {
     settings.progress = [&](std::size_t done, std::size_t total, std::string_view) { progress.update(done, total); };
     rows.push_back({depth, bench::measure_speed(engine, settings)});
   }
-  output.write(options.json ? result_json(options, engine, peak, rows)
-                            : result_text(options, engine, peak, rows, output.colour()));
+  output.write(options.json ? result_json(options, cache, engine, peak, rows)
+                            : result_text(options, cache, engine, peak, rows, output.colour()));
   output.finish();
 }
 

@@ -40,6 +40,12 @@ std::vector<eval::CachePair> parse_caches(const Options& options) {
 std::string k_name(const eval::CacheResult& row) { return codec::to_string(row.cache.k); }
 std::string v_name(const eval::CacheResult& row) { return codec::to_string(row.cache.v, codec::PageSide::value); }
 
+/// The file that keys or values go by, or null.
+ordered_json plan_name(const eval::CacheResult& row) {
+  const std::string& file = row.cache.k.plan.empty() ? row.cache.v.plan : row.cache.k.plan;
+  return file.empty() ? ordered_json(nullptr) : ordered_json(file);
+}
+
 /// Three significant digits: "0.00483", "1.2e-09", "0".
 std::string digits(double value) { return fmt::format("{:.3g}", value); }
 
@@ -91,7 +97,7 @@ ordered_json summary_json(const eval::Summary& summary) {
 }
 
 ordered_json row_json(const eval::CacheResult& row, std::size_t context) {
-  ordered_json document = {{"k", k_name(row)}, {"v", v_name(row)}, {"plan", nullptr}, {"context", context}};
+  ordered_json document = {{"k", k_name(row)}, {"v", v_name(row)}, {"plan", plan_name(row)}, {"context", context}};
   document.update(summary_json(row.all));
   document["perplexity"] = row.perplexity;
   document["k_bpv"] = row.usage.k_bpv;
@@ -169,7 +175,9 @@ Command add_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_model_options(command, options->model, "reference");
   add_text_options(command, options->text);
-  command.add_option("--cache", options->caches, "What to compare, K or K/V of types as --cache-k takes them")
+  command
+      .add_option("--cache", options->caches,
+                  "What to compare: K or K/V of types as --cache-k takes them, or plan:FILE")
       ->required()
       ->type_name("CACHE...");
   command.add_option("-c,--context", options->contexts, "Tokens of a window, a list (default: 512)")

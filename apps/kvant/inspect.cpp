@@ -6,6 +6,8 @@
 #include <optional>
 
 #include "cache_sizes.h"
+#include "codec/plan.h"
+#include "inspect_plan.h"
 #include "key_bias.h"
 #include "model/config.h"
 #include "model/weights.h"
@@ -305,13 +307,25 @@ std::string document_text(const gguf::File& file, const std::optional<Model>& mo
   return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
+std::string plan_output(const Options& options, const gguf::File& file, bool colour) {
+  const codec::Plan plan = codec::read_plan(options.file);
+  if (options.json) return plan_json(file, plan);
+  std::string out = plan_text(file, plan, colour);
+  if (options.all) out += "\n" + metadata_table(file, colour) + "\n" + tensor_table(file, true, colour);
+  return out;
+}
+
+std::string model_output(const Options& options, const gguf::File& file, bool colour) {
+  std::string problem;
+  const std::optional<Model> model = read_model(file, problem);
+  return options.json ? document_text(file, model, problem) : model_text(file, model, problem, options.all, colour);
+}
+
 void run(const Options& options) {
   Output output(options.output);
   const gguf::File file = gguf::File::open(options.file);
-  std::string problem;
-  const std::optional<Model> model = read_model(file, problem);
-  output.write(options.json ? document_text(file, model, problem)
-                            : model_text(file, model, problem, options.all, output.colour()));
+  output.write(is_plan(file) ? plan_output(options, file, output.colour())
+                             : model_output(options, file, output.colour()));
   output.finish();
 }
 
@@ -320,7 +334,9 @@ void run(const Options& options) {
 Command add_inspect(CLI::App& app) {
   CLI::App& command = add_command(app, "inspect", "Show what is in a GGUF file",
                                   "Of a model: sizes, tensors, the norm of the K bias per layer and head, and which "
-                                  "plain cache types it will ruin.\nExample: kvant inspect model.gguf");
+                                  "plain cache types it will ruin.\nOf a plan: what it was made for, its certificate "
+                                  "and the bits of each layer and head.\nExample: kvant inspect model.gguf\n"
+                                  "         kvant inspect plan.gguf");
   auto options = std::make_shared<Options>();
   command.add_option("FILE", options->file, "Any GGUF file")->required();
   command.add_flag("--all", options->all, "List every tensor and all metadata");

@@ -53,14 +53,6 @@ double mean_square_of_block_maxima(const std::vector<double>& values) {
   return sum / static_cast<double>(values.size());
 }
 
-std::string bar(double value, double top, std::size_t width) {
-  const auto filled = static_cast<std::size_t>(std::lround(value / top * static_cast<double>(width)));
-  constexpr const char* kFullBlock = "\xe2\x96\x88";  // U+2588
-  std::string out;
-  for (std::size_t i = 0; i < width; ++i) out += i < filled ? kFullBlock : " ";
-  return out;
-}
-
 std::string chart(const std::vector<KeyBias::Head>& heads) {
   constexpr std::size_t kColumns = 92, kMostBar = 40;
   std::size_t per_layer = 0;
@@ -75,7 +67,7 @@ std::string chart(const std::vector<KeyBias::Head>& heads) {
   std::string out;
   for (const KeyBias::Head& h : heads) {
     if (h.head == 0) out += fmt::format("layer {:>3}", h.layer);
-    out += fmt::format(" {:>7.1f} {}", h.norm, top > 0 ? bar(h.norm, top, width) : "");
+    out += fmt::format(" {:>7.1f} {}", h.norm, bar(h.norm, top, width));
     if (static_cast<std::size_t>(h.head) + 1 == per_layer) {
       out.erase(out.find_last_not_of(' ') + 1);
       out += "\n";

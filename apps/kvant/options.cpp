@@ -11,7 +11,7 @@ namespace {
 constexpr const char* kGroup = "Cache";
 constexpr const char* kKeysHelp =
     "How keys are stored (default: f16): TYPE[,key=value...]. Types: lm1 .. lm6, uni2 .. uni8, f32 f16 bf16 q8_0 q5_1 "
-    "q5_0 q4_1 q4_0, rot- before a q type, flex:S:H:L:JH:JL. Keys: anchor=none|static|bias|mean "
+    "q5_0 q4_1 q4_0, rot- before a q type, flex:S:H:L:JH:JL, plan. Keys: anchor=none|static|bias|mean "
     "scale=none|weights|auto|plan group=N norm=f16|log8 sinks=N recent=N plan=FILE perms=FILE";
 constexpr const char* kValuesHelp = "How values are stored (default: f16), likewise; no flex and no scale";
 
@@ -46,12 +46,21 @@ void add_model_options(CLI::App& command, ModelOptions& options, std::string_vie
       ->type_name("WHICH");
 }
 
-codec::CacheSpec CacheOptions::k_spec() const { return parse_spec("--cache-k", k, codec::PageSide::key); }
-codec::CacheSpec CacheOptions::v_spec() const { return parse_spec("--cache-v", v, codec::PageSide::value); }
+eval::CachePair CacheOptions::pair() const {
+  if (!plan.empty()) return eval::plan_pair(plan);
+  return {parse_spec("--cache-k", k, codec::PageSide::key), parse_spec("--cache-v", v, codec::PageSide::value)};
+}
 
 void add_cache_options(CLI::App& command, CacheOptions& options) {
-  command.add_option("--cache-k", options.k, kKeysHelp)->type_name("TYPE")->group(kGroup);
-  command.add_option("--cache-v", options.v, kValuesHelp)->type_name("TYPE")->group(kGroup);
+  CLI::Option* keys = command.add_option("--cache-k", options.k, kKeysHelp)->type_name("TYPE")->group(kGroup);
+  CLI::Option* values = command.add_option("--cache-v", options.v, kValuesHelp)->type_name("TYPE")->group(kGroup);
+  command
+      .add_option("--plan", options.plan,
+                  "Store keys and values as a plan file says (kvant calibrate --bits writes it)")
+      ->excludes(keys)
+      ->excludes(values)
+      ->type_name("FILE")
+      ->group(kGroup);
 }
 
 std::string TextOptions::source() const {

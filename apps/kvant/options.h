@@ -9,6 +9,7 @@
 #include "base/file_io.h"
 #include "codec/spec.h"
 #include "engine/engine.h"
+#include "eval/cache_pair.h"
 
 namespace CLI {  // NOLINT(readability-identifier-naming): CLI11's name
 class App;
@@ -47,12 +48,12 @@ struct ModelOptions {
 };
 void add_model_options(CLI::App& command, ModelOptions& options, std::string_view default_precision);
 
-/// --cache-k --cache-v
+/// --cache-k --cache-v --plan
 struct CacheOptions {
-  std::string k = "f16", v = "f16";
+  std::string k = "f16", v = "f16", plan;
 
-  codec::CacheSpec k_spec() const;
-  codec::CacheSpec v_spec() const;
+  /// The cache that they ask for; reads the plan. Throws naming the option.
+  eval::CachePair pair() const;
 };
 void add_cache_options(CLI::App& command, CacheOptions& options);
 

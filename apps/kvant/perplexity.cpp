@@ -23,8 +23,9 @@ void run(const Options& options) {
   eval::PerplexityOptions settings;
   settings.context = options.context;
   settings.chunks = options.chunks;
-  settings.k = options.cache.k_spec();
-  settings.v = options.cache.v_spec();
+  const eval::CachePair cache = options.cache.pair();
+  settings.k = cache.k;
+  settings.v = cache.v;
   Output output(options.output);
   const std::string text = options.text.read();
   engine::Engine engine = options.model.open();

@@ -85,7 +85,7 @@ void print_summary(const engine::GenerateResult& result, const engine::Session& 
 }
 
 /// Answers or continues one text.
-void complete(const Options& options, engine::Engine& engine, const std::string& text) {
+void complete(const Options& options, engine::Engine& engine, const eval::CachePair& cache, const std::string& text) {
   const std::vector<engine::Token> prompt = options.chat
                                                 ? chat_prompt(engine, options.system, text)
                                                 : encode_text(engine.tokenizer(), text, true, options.text.source());
@@ -97,7 +97,7 @@ void complete(const Options& options, engine::Engine& engine, const std::string&
   KVANT_CHECK(prompt.size() < context || (prompt.size() == context && generation.max_tokens == 0),
               ErrorCode::invalid_argument, "{}: {} tokens do not fit a context of {} (-c)", options.text.source(),
               prompt.size(), context);
-  engine::Session session(engine, engine.make_cache(options.cache.k_spec(), options.cache.v_spec(), context));
+  engine::Session session(engine, engine.make_cache(cache.k, cache.v, context));
   warn_beyond_training(engine, context);
 
   TextStream stream(engine.tokenizer(), [&](std::string_view part) {
@@ -127,11 +127,12 @@ void run(const Options& options) {
     throw UsageError("run: --system needs --chat (kvant run --help)");
   }
   ChatSettings settings;
-  settings.k = options.cache.k_spec();
-  settings.v = options.cache.v_spec();
+  const eval::CachePair cache = options.cache.pair();
+  settings.k = cache.k;
+  settings.v = cache.v;
   const std::string text = interactive ? "" : options.text.read();
   engine::Engine engine = options.model.open();
-  if (!interactive) return complete(options, engine, text);
+  if (!interactive) return complete(options, engine, cache, text);
 
   settings.system = options.system;
   settings.context = options.context.value_or(std::min(engine.config().context, kChatContext));

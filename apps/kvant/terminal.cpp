@@ -78,6 +78,15 @@ std::string format_duration(double seconds) {
                   : fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
 }
 
+std::string bar(double value, double top, std::size_t width) {
+  constexpr const char* kFullBlock = "\xe2\x96\x88";  // U+2588
+  const double share = top > 0 ? std::clamp(value / top, 0.0, 1.0) : 0;
+  const auto filled = static_cast<std::size_t>(std::lround(share * static_cast<double>(width)));
+  std::string out;
+  for (std::size_t i = 0; i < width; ++i) out += i < filled ? kFullBlock : " ";
+  return out;
+}
+
 Table::Table(std::vector<std::string> headers) {
   for (std::string& header : headers) {
     left_.push_back(header.starts_with('<'));

@@ -29,6 +29,9 @@ std::string format_bytes(double bytes);
 /// "1:05:09" or "2:07".
 std::string format_duration(double seconds);
 
+/// A bar of `width` columns, filled as `value` fills `top`.
+std::string bar(double value, double top, std::size_t width);
+
 /// A text table: columns as wide as their widest cell, a header in bold on a terminal.
 class Table {
  public:

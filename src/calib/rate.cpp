@@ -38,10 +38,14 @@ double group_distortion(std::size_t n, QuantizerKind kind, int bits) {
 /// Costs of the parts of one head.
 class Costs {
  public:
-  explicit Costs(std::span<const double> energies) {
+  explicit Costs(std::span<const double> energies) : tail_(energies.size() + 1) {
     sums_.push_back(0);
     for (const double e : energies) sums_.push_back(sums_.back() + std::sqrt(std::max(e, 0.0)));
+    for (std::size_t i = energies.size(); i-- > 0;) tail_[i] = tail_[i + 1] + std::max(energies[i], 0.0);
   }
+
+  /// Of leaving out the dims from `first` on: nothing spreads their error.
+  double of_none(std::size_t first) const { return tail_[std::min(first, tail_.size() - 1)]; }
 
   /// Of the dims [first, first + dims).
   double of(std::size_t first, std::size_t dims, double distortion) const {
@@ -52,6 +56,7 @@ class Costs {
 
  private:
   std::vector<double> sums_;  ///< of the roots of the first energies
+  std::vector<double> tail_;  ///< of the energies from one on
 };
 
 void add_option(std::vector<CodeOption>& options, std::vector<CodePart> parts, double cost) {
@@ -63,7 +68,7 @@ void add_option(std::vector<CodeOption>& options, std::vector<CodePart> parts, d
 void add_options(std::vector<CodeOption>& options, const DistortionTable& table, const Costs& costs,
                  std::size_t stored) {
   const CodePart rest{table.dims() - stored, QuantizerKind::lm, 0, ScaleFormat::f16};
-  const double lost = rest.dims > 0 ? costs.of(stored, rest.dims, 1) : 0;
+  const double lost = costs.of_none(stored);
   const auto add = [&](std::vector<CodePart> parts, double cost) {
     if (rest.dims > 0) parts.push_back(rest);
     add_option(options, std::move(parts), cost + lost);

@@ -43,8 +43,8 @@ class DistortionTable {
 /// The options of a head worth choosing from: of one, two or (the last not stored) three parts, or of `one_part`, those
 /// on the lower convex hull of cost over bytes, by rising bytes. energies [head_dim], falling, as HeadTransform has
 /// them; a part's cost is its relative distortion times (sum of sqrt(energy))^2 / dims: within a part, coded dims are
-/// rotated among each other and share the error evenly (reverse water-filling over parts: Berger, "Rate Distortion
-/// Theory", 1971, section 4.5).
+/// rotated among each other and share the error evenly; dims that are not stored cost the sum of their energies
+/// (reverse water-filling over parts: Berger, "Rate Distortion Theory", 1971, section 4.5).
 std::vector<CodeOption> code_options(const DistortionTable& table, std::span<const double> energies,
                                      bool one_part = false);
 

@@ -63,10 +63,12 @@ class Search {
     const double budget = goal_.max_kld ? bytes_of(kFirstBits) : budget_bytes();
     first_ = allocation(budget, 0);
     if (!options_.measure_text.empty() && !options_.without.sensitivity) measure();
-    const double trust = options_.without.sensitivity   ? 0
-                         : options_.refine_text.empty() ? (measured() ? 1 : 0)
-                                                        : most_useful_trust(budget);
-    Chosen chosen = goal_.max_kld ? smallest_within(trust, budget) : allocation(budget, trust);
+    if (options_.without.sensitivity || !measured()) {
+      plan_.trust = 0;
+    } else if (!options_.refine_text.empty()) {
+      plan_.trust = most_useful_trust(budget);
+    }
+    Chosen chosen = goal_.max_kld ? smallest_within(plan_.trust, budget) : allocation(budget, plan_.trust);
     set_codes(plan_, chosen);
     if (measured()) plan_.predicted_kld = predicted(chosen);
     plan_.goal = goal_.text();
@@ -221,7 +223,6 @@ class Search {
   }
 
   double most_useful_trust(double budget) {
-    if (!measured()) return 0;
     std::vector<eval::CachePair> caches;
     for (const double trust : kTrust) caches.push_back(candidate(allocation(budget, trust)));
     const auto results = compare(options_.refine_text, std::move(caches), 0, kTrust.size(), "candidates");

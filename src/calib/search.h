@@ -50,7 +50,7 @@ struct SearchOptions {
 ///     cache) with only it coded so; over its predicted cost that is its sensitivity s. MSE alone misleads.
 ///  4. Allocation with the weights s^g / c^(1-g), c the cost of the first allocation, for g = 1, 1/2 and 0; the one
 ///  with
-///     the least divergence on refine_text is kept (1 without such text).
+///     the least divergence on refine_text is kept (that of the plan without such text).
 ///  5. max_kld: the smallest number of bits found by bisection whose divergence on refine_text, plus twice its
 ///     standard error, stays below.
 ///

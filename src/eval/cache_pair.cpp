@@ -11,7 +11,12 @@ namespace {
 
 using codec::PageSide;
 
-bool is_value_type(std::string_view name) {
+constexpr std::string_view kPlanPrefix = "plan:";
+
+/// Whether what follows a slash is a type and not the rest of a file's name.
+bool is_value_type(std::string_view text) {
+  if (text.starts_with("plan,")) return true;
+  const std::string_view name = text.substr(0, text.find_first_of(",/"));
   try {
     codec::parse_cache_spec(name, PageSide::value);
     return true;
@@ -21,15 +26,38 @@ bool is_value_type(std::string_view name) {
 }
 
 CachePair parse_pair(std::string_view text) {
+  if (text.starts_with(kPlanPrefix)) return plan_pair(std::string(text.substr(kPlanPrefix.size())));
   for (std::size_t slash = text.find('/'); slash != text.npos; slash = text.find('/', slash + 1)) {
     const std::string_view v = text.substr(slash + 1);
-    if (!is_value_type(v.substr(0, v.find_first_of(",/")))) continue;
+    if (!is_value_type(v)) continue;
     return {codec::parse_cache_spec(text.substr(0, slash), PageSide::key), codec::parse_cache_spec(v, PageSide::value)};
   }
   return {codec::parse_cache_spec(text, PageSide::key), {}};
 }
 
+/// One side of a plan's cache.
+codec::CacheSpec side_of(const std::string& file, bool coded, const std::string& type, PageSide side) {
+  if (!coded) return codec::parse_cache_spec(type, side);
+  codec::CacheSpec spec;
+  spec.coding = codec::CacheSpec::Coding::plan;
+  spec.anchor = codec::Anchor::mean;
+  spec.plan = file;
+  return spec;
+}
+
 }  // namespace
+
+CachePair plan_pair(const std::string& file) {
+  const codec::Plan plan = codec::read_plan(file);
+  const bool keys = !plan.codes.empty() && !plan.codes.front().keys.empty();
+  const bool values = !plan.codes.empty() && !plan.codes.front().values.empty();
+  CachePair pair;
+  pair.k = side_of(file, keys, plan.k_type, PageSide::key);
+  pair.v = side_of(file, values, plan.v_type, PageSide::value);
+  KVANT_CHECK(pair != CachePair{}, ErrorCode::invalid_argument,
+              "{}: has statistics only, no codes: give calibrate --bits, or a type with plan=FILE", file);
+  return pair;
+}
 
 std::vector<CachePair> parse_cache_list(std::string_view text) {
   std::vector<CachePair> pairs;

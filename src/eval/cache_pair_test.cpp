@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "base/error.h"
 
 namespace kvant::eval {
@@ -53,6 +55,49 @@ TEST(CacheList, WhatIsPrintedIsReadBack) {
     ASSERT_EQ(pairs.size(), 1u);
     EXPECT_THAT(parse_cache_list(to_string(pairs[0])), ElementsAre(pairs[0]));
   }
+}
+
+TEST(CacheList, PlannedTypes) {
+  EXPECT_THAT(names("plan,plan=a/b.gguf,q8_0"), ElementsAre("plan,plan=a/b.gguf/f16", "q8_0/f16"));
+  EXPECT_THAT(names("plan,plan=a/plan/b.gguf/plan,sinks=4,plan=c/d.gguf"),
+              ElementsAre("plan,plan=a/plan/b.gguf/plan,sinks=4,plan=c/d.gguf"));
+  EXPECT_THAT(names("q8_0/plan,plan=c/d.gguf"), ElementsAre("q8_0/plan,plan=c/d.gguf"));
+}
+
+/// A plan with codes of the keys.
+std::string write_plan() {
+  codec::Plan plan;
+  plan.model = {.architecture = "qwen2",
+                .layers = 1,
+                .embedding = 8,
+                .heads = 1,
+                .kv_heads = 1,
+                .head_dim = 2,
+                .rope_dims = 2,
+                .rope_base = 1,
+                .rope_scaling = "none"};
+  plan.layers = {{{1, 2}, {1, 2}, {1, 2}, {1, 0, 1}, {1, 0, 1}, {1, 0, 1}}};
+  const std::vector<Bf16> matrix(64);
+  plan.codes = {{{{matrix, matrix, {{.dims = 32}}}}, {}}};
+  plan.v_type = "lm4,shape=none";
+  const std::string path = testing::TempDir() + "kvant_cache_pair_test.gguf";
+  codec::write_plan(path, plan);
+  return path;
+}
+
+TEST(CacheList, PlansStandForBothSides) {
+  const std::string path = write_plan(), pair = "plan,plan=" + path + "/lm4,shape=none";
+  EXPECT_THAT(names("q8_0,plan:" + path + ",f16"), ElementsAre("q8_0/f16", pair, "f16/f16"));
+  EXPECT_EQ(plan_pair(path), parse_cache_list(pair)[0]);
+  codec::Plan plan = codec::read_plan(path);
+  plan.codes.clear();
+  codec::write_plan(path, plan);
+  EXPECT_EQ(to_string(plan_pair(path)), "f16/lm4,shape=none");
+  plan.v_type = "f16";
+  codec::write_plan(path, plan);
+  EXPECT_THAT(refusal("plan:" + path), HasSubstr(path + ": has statistics only, no codes"));
+  std::filesystem::remove(path);
+  EXPECT_THAT([&] { plan_pair(path); }, testing::ThrowsMessage<Error>(HasSubstr(path)));
 }
 
 TEST(CacheList, Refusals) {

@@ -53,7 +53,7 @@ TEST(Calibrate, RefusalsLeaveNothingBehind) {
   const std::string plan = folder.path("plan.gguf");
   const Result few = run({"calibrate", "-m", kModel, "-f", kText, "-n", "100000000", "-o", plan});
   EXPECT_EQ(few.status, 1);
-  EXPECT_THAT(few.err, HasSubstr("100000000 are asked for (-n)"));
+  EXPECT_THAT(few.err, HasSubstr("100000000 for statistics (-n)"));
   EXPECT_EQ(calibrate({"-o", plan, "--tiers", "all=flex:0:6:0:0:0"}).status, 2);
   const Result tiers = calibrate({"-o", plan, "--perms", plan + "p", "--tiers", "low=flex:0:6:0:0:0"});
   EXPECT_EQ(tiers.status, 1);

@@ -45,7 +45,7 @@ CodeTable make_code_table(const codec::Quantizer& quantizer) {
     table.offset = -levels[0];
     return table;
   }
-  table.offset = 128;
+  table.offset = kTableOffset;
   for (std::size_t i = 0; i < 64; ++i) {
     table.bytes[i] = static_cast<std::uint8_t>(levels[i % levels.size()] + table.offset);
   }

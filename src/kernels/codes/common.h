@@ -44,6 +44,9 @@ struct Places {
 };
 inline constexpr int low_width(int bits) noexcept { return bits >= 4 ? 4 : bits >= 2 ? 2 : 1; }
 
+/// CodeTable::offset of codes of up to 6 bits.
+inline constexpr std::int32_t kTableOffset = 128;
+
 /// The codes (up to 6 bits) of bytes with fields at these places, whatever else is in the bytes.
 template <int bits, Places at>
 inline constexpr std::array<std::uint8_t, 64> kCodesAt = [] {

@@ -99,23 +99,20 @@ struct Products {
 struct RowWeights {
   WholeWeights whole;
   float unit;
-  std::int32_t sum;    ///< of the whole numbers
+  std::int32_t sum;    ///< of the whole numbers, where asked for
   std::int32_t start;  ///< where sums over tokens start
 
-  template <bool coarse>
-  [[gnu::always_inline]] void set(const Products& products, float peak) {
-    constexpr float kMost = max_weight(coarse);
-    unit = peak < kNegligible ? 0 : peak / kMost;
-    const F32 factor = broadcast(peak < kNegligible ? 0 : kMost / peak);
+  template <bool coarse, bool summed>
+  [[gnu::always_inline]] void set(const Products& products, float factor) {
     I32 rounded[kTokenVectors], total = broadcast_i32(0);
     KVANT_UNROLL
     for (std::size_t i = 0; i < kTokenVectors; ++i) {
-      F32 exact = products.vectors[i] * factor;
+      F32 exact = products.vectors[i] * broadcast(factor);
       if constexpr (coarse) exact = exact + load(kDither.data() + i * kCodeLanes);
       rounded[i] = to_i32(exact);
-      total = total + rounded[i];
+      if constexpr (summed) total = total + rounded[i];
     }
-    sum = whole_sum(to_f32(total));  // below 2^24: exact in any order
+    sum = summed ? whole_sum(to_f32(total)) : 0;  // below 2^24: exact in any order
     whole.template set<coarse>(rounded);
   }
 };
@@ -130,8 +127,8 @@ struct RowWeights {
   for (std::size_t i = 0; i < kTokenVectors; ++i) scales[i] = load(all + i * kCodeLanes);
 }
 
-/// For rows from `first_row` on.
-template <bool coarse>
+/// For rows from `first_row` on. summed: whether their sums matter.
+template <bool coarse, bool summed>
 void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_row,
                    std::span<RowWeights> rows) noexcept {
   F32 scales[kTokenVectors];
@@ -145,16 +142,29 @@ void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_r
     }
     weights = padded;
   }
-  // All peaks first, so that rows need not wait for each other.
-  float peaks[kCodeRows];
+  // All peaks first, so that rows need not wait for each other and divide together.
+  constexpr std::size_t kPadded = (kCodeRows + kCodeLanes - 1) / kCodeLanes * kCodeLanes;
+  float peaks[kPadded] = {}, units[kPadded], factors[kPadded];
   for (std::size_t r = 0; r < rows.size(); ++r) peaks[r] = Products(weights + r * kPageTokens, scales).peak();
-  for (std::size_t r = 0; r < rows.size(); ++r) rows[r].set<coarse>({weights + r * kPageTokens, scales}, peaks[r]);
+  const F32 most = broadcast(max_weight(coarse));
+  for (std::size_t i = 0; i < kPadded; i += kCodeLanes) {
+    store(units + i, load(peaks + i) / most);
+    store(factors + i, most / load(peaks + i));
+  }
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    const bool any = peaks[r] >= kNegligible;
+    rows[r].unit = any ? units[r] : 0;
+    rows[r].set<coarse, summed>({weights + r * kPageTokens, scales}, any ? factors[r] : 0);
+  }
 }
 
 template <bool coarse, std::size_t rows, std::size_t vectors>
 using DimSums = WeightedSums<coarse>[rows][vectors];
 template <class Values>
 constexpr bool kCoarse = Values::kBits <= kCoarseBits;
+/// Whether sums over tokens start at anything but 0.
+template <class Values>
+constexpr bool kSummed = Values::kBits > 6 || kValueBias<Values::kBits> != kTableOffset;
 
 template <int part, int half, std::size_t rows, std::size_t vectors, class Values>
 [[gnu::always_inline]] inline void add_four_tokens(DimSums<kCoarse<Values>, rows, vectors>& sums, const Values& values,
@@ -226,9 +236,8 @@ template <std::size_t rows, class Values, int... parts>
   Prefetcher prefetcher(next, values.dims / (kDimVectors * kCodeLanes));
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     RowWeights weights[rows];
-    round_weights<kCoarse<Values>>(a, group, first_row, weights);
-    for (RowWeights& row : weights)
-      row.start = before_sums<Values::kBits>(a.pages.table, row.sum, kValueBias<Values::kBits>);
+    round_weights<kCoarse<Values>, kSummed<Values>>(a, group, first_row, weights);
+    for (RowWeights& row : weights) row.start = before_sums<Values::kBits>(row.sum, kValueBias<Values::kBits>);
     (mix_part<parts, rows>(values, a, weights, group, first_row, prefetcher), ...);
   }
 }

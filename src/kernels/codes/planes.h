@@ -29,9 +29,8 @@ template <int bits, class Fields>
 /// What the sums of bytes (less `bias`) times whole numbers, which sum to `whole`, start from, so that after_sums of
 /// them are the sums of the levels.
 template <int bits>
-[[gnu::always_inline]] inline std::int32_t before_sums(const CodeTable& table, std::int32_t whole,
-                                                       std::int32_t bias = kByteBias) {
-  return (bits > 6 ? bias : bias - table.offset) * whole;
+[[gnu::always_inline]] inline std::int32_t before_sums(std::int32_t whole, std::int32_t bias = kByteBias) {
+  return (bits > 6 ? bias : bias - kTableOffset) * whole;
 }
 template <int bits>
 [[gnu::always_inline]] inline F32 after_sums(Words sums, const CodeTable& table, std::int32_t whole) {

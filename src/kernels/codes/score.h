@@ -119,7 +119,7 @@ template <std::size_t rows, class Keys, int... quads>
       for (std::size_t r = 0; r < rows; ++r) {
         KVANT_UNROLL
         for (std::size_t t = 0; t < kWidth; ++t) {
-          sums[r][t] = set_words(before_sums<Keys::kBits>(a.pages.table, a.q.sums[tile.constants(r, group)]));
+          sums[r][t] = set_words(before_sums<Keys::kBits>(a.q.sums[tile.constants(r, group)]));
         }
       }
       for (std::size_t block = group.first / 32; block < (group.first + group.count) / 32; ++block) {
