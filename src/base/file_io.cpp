@@ -6,12 +6,38 @@
 
 #include <cerrno>
 #include <cstring>
+#include <string>
 
 #include "base/error.h"
 
 namespace kvant {
 
-AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path) {
+namespace {
+
+constexpr const char* kOwnFiles = "/proc/self/fd/";
+
+/// A file without a name in the folder of `path`, which vanishes with the process; -1 where the system has none.
+int open_unnamed(const std::filesystem::path& path) {
+  if (::access(kOwnFiles, X_OK) != 0) return -1;  // it could not be given a name later
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  return ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+}
+
+/// Gives an unnamed file a name that no other has; empty, with errno set, when that fails.
+std::string give_name(int fd, const std::string& path) {
+  const std::string own = kOwnFiles + std::to_string(fd);
+  for (int i = 0; i < 1000; ++i) {
+    std::string name = path + "." + std::to_string(::getpid()) + "-" + std::to_string(i) + ".tmp";
+    if (::linkat(AT_FDCWD, own.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0) return name;
+    if (errno != EEXIST) break;
+  }
+  return {};
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path), fd_(open_unnamed(path)) {
+  if (fd_ >= 0) return;
   std::string pattern = path.string() + ".XXXXXX.tmp";
   fd_ = ::mkostemps(pattern.data(), 4, O_CLOEXEC);
   KVANT_CHECK(fd_ >= 0, ErrorCode::io, "{}: cannot write: {}", path.string(), std::strerror(errno));
@@ -21,7 +47,7 @@ AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path) {
 AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -37,11 +63,13 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 void AtomicFile::commit() {
   const mode_t mask = ::umask(0);
   ::umask(mask);
-  const bool ok = ::fchmod(fd_, 0666 & ~mask) == 0 && ::fsync(fd_) == 0 && ::close(fd_) == 0 &&
-                  ::rename(temporary_.c_str(), path_.c_str()) == 0;
+  bool ok = ::fchmod(fd_, 0666 & ~mask) == 0 && ::fsync(fd_) == 0;
+  if (ok && temporary_.empty()) ok = !(temporary_ = give_name(fd_, path_.string())).empty();
+  ok = ok && ::rename(temporary_.c_str(), path_.c_str()) == 0;
   const int error = errno;
+  ::close(fd_);
   fd_ = -1;
-  if (!ok) ::unlink(temporary_.c_str());
+  if (!ok && !temporary_.empty()) ::unlink(temporary_.c_str());
   KVANT_CHECK(ok, ErrorCode::io, "{}: cannot write: {}", path_.string(), std::strerror(error));
 }
 

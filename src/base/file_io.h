@@ -7,8 +7,9 @@
 
 namespace kvant {
 
-/// Writes a file whole or not at all: bytes go to a temporary file beside `path`, commit() flushes it to the disk and
-/// renames it over `path`. Without commit the temporary file is removed. All members throw io, naming the path.
+/// Writes a file whole or not at all: bytes go to a file beside `path` that has no name yet (or, where the file system
+/// has no such files, a temporary one), commit() flushes it to the disk and renames it over `path`. Without commit
+/// nothing is left. All members throw io, naming the path.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& path);

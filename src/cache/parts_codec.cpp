@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "cache/plane_codec.h"
+#include "codec/lanes.h"
 
 namespace kvant::cache {
 namespace {
@@ -48,6 +49,11 @@ std::vector<Part> make_parts(std::span<const CodePart> codes, codec::PageSide si
     part.after = (part.offset + part.codec->page_bytes()) * kWhole / offset;
   }
   return parts;
+}
+
+/// x [n] *= factor; n a multiple of 32.
+void scale(float* x, std::size_t n, float factor) noexcept {
+  for (std::size_t i = 0; i < n; i += codec::kLanes) codec::store(x + i, codec::load(x + i) * factor);
 }
 
 class PartsCodec final : public PageCodec {
@@ -121,7 +127,7 @@ class PartsCodec final : public PageCodec {
         continue;
       }
       for (std::size_t r = 0; r < call.rows; ++r) {
-        for (std::size_t i = 0; i < part.dims; ++i) columns[r * dims() + i] *= rescale[r];
+        if (rescale[r] != 1) scale(columns + r * dims(), part.dims, rescale[r]);
       }
     }
   }

@@ -49,14 +49,15 @@ void keep_pairs(std::vector<double>& moment, std::size_t n, std::size_t pairs) {
 
 /// make(layer, head) for all heads, and their options.
 template <class Make>
-SideCurves curves_of(const codec::Plan& plan, const Without& without, ThreadPool& pool, const Make& make) {
+SideCurves curves_of(const codec::Plan& plan, codec::PageSide of, const Without& without, ThreadPool& pool,
+                     const Make& make) {
   SideCurves side{plan.model.layers, plan.model.kv_heads, {}};
   side.heads.resize(side.layers * side.kv_heads);
   const DistortionTable table(plan.model.head_dim);
   pool.run(side.heads.size(), [&](std::size_t i, int) {
     HeadCurve& head = side.heads[i];
     head.transform = make(i / side.kv_heads, i % side.kv_heads);
-    head.options = code_options(table, head.transform.energies, without.parts);
+    head.options = code_options(table, of, head.transform.energies, without.parts);
   });
   return side;
 }
@@ -71,7 +72,7 @@ SideCurves key_curves(const codec::Plan& plan, const model::ModelConfig& config,
                       const Without& without, ThreadPool& pool) {
   const std::size_t n = plan.model.head_dim;
   const kernels::RopeFrequencies rope = kernels::rope_frequencies(config.rope);
-  return curves_of(plan, without, pool, [&](std::size_t layer, std::size_t head) {
+  return curves_of(plan, codec::PageSide::key, without, pool, [&](std::size_t layer, std::size_t head) {
     const auto moment = [&](const std::vector<float>& packed) {
       std::vector<double> after = after_rope(unpack(packed, head, n), n, rope.theta, positions);
       if (without.transform) keep_pairs(after, n, rope.theta.size());
@@ -85,7 +86,7 @@ SideCurves value_curves(const codec::Plan& plan, const model::ModelConfig& confi
                         const Without& without, ThreadPool& pool) {
   const std::size_t n = plan.model.head_dim;
   const std::vector<std::vector<float>> metrics = model::value_metrics(config, weights, pool);
-  return curves_of(plan, without, pool, [&](std::size_t layer, std::size_t head) {
+  return curves_of(plan, codec::PageSide::value, without, pool, [&](std::size_t layer, std::size_t head) {
     const auto metric = std::span(metrics[layer]).subspan(head * n * n, n * n);
     std::vector<double> values = unpack(plan.layers[layer].v_moment, head, n), m(metric.begin(), metric.end());
     if (without.transform) {

@@ -65,8 +65,8 @@ void add_option(std::vector<CodeOption>& options, std::vector<CodePart> parts, d
 }
 
 /// One or two parts, and one that is not stored where `stored` is less than all dims.
-void add_options(std::vector<CodeOption>& options, const DistortionTable& table, const Costs& costs,
-                 std::size_t stored) {
+void add_options(std::vector<CodeOption>& options, const DistortionTable& table, codec::PageSide side,
+                 const Costs& costs, std::size_t stored) {
   const CodePart rest{table.dims() - stored, QuantizerKind::lm, 0, ScaleFormat::f16};
   const double lost = costs.of_none(stored);
   const auto add = [&](std::vector<CodePart> parts, double cost) {
@@ -75,13 +75,14 @@ void add_options(std::vector<CodeOption>& options, const DistortionTable& table,
   };
   for (std::size_t first = kStep; first <= stored; first += kStep) {
     for (const auto& [a, a_distortion] : table.codes(first).subspan(1)) {
+      if (!is_fast(side, first, a.bits)) continue;
       const double cost = costs.of(0, first, a_distortion);
       if (first == stored) {
         add({a}, cost);
         continue;
       }
       for (const auto& [b, b_distortion] : table.codes(stored - first).subspan(1)) {
-        if (b.bits >= a.bits || b.norm != a.norm) continue;
+        if (b.bits >= a.bits || b.norm != a.norm || !is_fast(side, b.dims, b.bits)) continue;
         add({a, b}, cost + costs.of(first, b.dims, b_distortion));
       }
     }
@@ -141,11 +142,12 @@ double DistortionTable::of(const CodePart& part) const {
   return relative_distortion(part);
 }
 
-std::vector<CodeOption> code_options(const DistortionTable& table, std::span<const double> energies, bool one_part) {
+std::vector<CodeOption> code_options(const DistortionTable& table, codec::PageSide side,
+                                     std::span<const double> energies, bool one_part) {
   const Costs costs(energies);
   std::vector<CodeOption> options;
   for (std::size_t stored = kStep; stored <= table.dims(); stored += kStep) {
-    add_options(options, table, costs, stored);
+    add_options(options, table, side, costs, stored);
   }
   if (one_part) std::erase_if(options, [](const CodeOption& o) { return o.parts.size() > 1; });
   return hull(std::move(options));

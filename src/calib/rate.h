@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "codec/head_code.h"
+#include "codec/page_layout.h"
 
 namespace kvant::calib {
 
@@ -40,13 +41,19 @@ class DistortionTable {
   std::vector<std::vector<std::pair<codec::CodePart, double>>> codes_;  ///< [dims / 32]
 };
 
-/// The options of a head worth choosing from: of one, two or (the last not stored) three parts, or of `one_part`, those
-/// on the lower convex hull of cost over bytes, by rising bytes. energies [head_dim], falling, as HeadTransform has
-/// them; a part's cost is its relative distortion times (sum of sqrt(energy))^2 / dims: within a part, coded dims are
-/// rotated among each other and share the error evenly; dims that are not stored cost the sum of their energies
-/// (reverse water-filling over parts: Berger, "Rate Distortion Theory", 1971, section 4.5).
-std::vector<CodeOption> code_options(const DistortionTable& table, std::span<const double> energies,
-                                     bool one_part = false);
+/// Whether the fast kernels take codes of so many bits for so many dims. Values are summed along dims, a plane of one
+/// bit holds four dims of a token side by side, and 64 dims fill the longest vectors.
+inline bool is_fast(codec::PageSide side, std::size_t dims, int bits) noexcept {
+  return side == codec::PageSide::key || bits % 2 == 0 || dims % 64 == 0;
+}
+
+/// The options of a head worth choosing from: of one, two or (the last not stored) three parts, or of `one_part`, fast
+/// ones only, those on the lower convex hull of cost over bytes, by rising bytes. energies [head_dim], falling, as
+/// HeadTransform has them; a part's cost is its relative distortion times (sum of sqrt(energy))^2 / dims: within a
+/// part, coded dims are rotated among each other and share the error evenly; dims that are not stored cost the sum of
+/// their energies (reverse water-filling over parts: Berger, "Rate Distortion Theory", 1971, section 4.5).
+std::vector<CodeOption> code_options(const DistortionTable& table, codec::PageSide side,
+                                     std::span<const double> energies, bool one_part = false);
 
 /// The cost of all dims in one part of lm codes with `bits` bits.
 double uniform_cost(const DistortionTable& table, std::span<const double> energies, int bits);

@@ -69,7 +69,7 @@ std::vector<double> falling(std::size_t n, double decay) {
 TEST(Rate, OptionsAreConvex) {
   const DistortionTable table(128);
   for (const double decay : {0.0, 0.01, 0.05, 0.2}) {
-    const std::vector<CodeOption> options = code_options(table, falling(128, decay));
+    const std::vector<CodeOption> options = code_options(table, codec::PageSide::key, falling(128, decay));
     ASSERT_GT(options.size(), 5U);
     double slope = -std::numeric_limits<double>::infinity();
     for (std::size_t i = 0; i < options.size(); ++i) {
@@ -100,7 +100,7 @@ double hull_cost(const std::vector<CodeOption>& options, double bytes) {
 TEST(Rate, NoCodesOfEqualBytesAreBelowTheHull) {
   const DistortionTable table(128);
   const std::vector<double> energies = falling(128, 0.04);
-  const std::vector<CodeOption> options = code_options(table, energies);
+  const std::vector<CodeOption> options = code_options(table, codec::PageSide::key, energies);
   double upper = 0, lower = 0;
   for (std::size_t i = 0; i < 128; ++i) (i < 64 ? upper : lower) += std::sqrt(energies[i]);
   for (int a = 1; a <= 6; ++a) {
@@ -121,14 +121,23 @@ TEST(Rate, NoCodesOfEqualBytesAreBelowTheHull) {
 TEST(Rate, SteepEnergiesLeaveDimsOut) {
   const DistortionTable table(128);
   const auto drops = [&](double decay) {
-    const auto options = code_options(table, falling(128, decay));
+    const auto options = code_options(table, codec::PageSide::key, falling(128, decay));
     return std::count_if(options.begin(), options.end(), [](const CodeOption& o) { return o.parts.back().bits == 0; });
   };
   EXPECT_GT(drops(0.5), drops(0.0));
   // Equal energies: at 4 bits and more, to leave dims out costs more than a bit less on them.
-  for (const CodeOption& option : code_options(table, falling(128, 0))) {
+  for (const CodeOption& option : code_options(table, codec::PageSide::key, falling(128, 0))) {
     if (option.bytes > 64 * 4 * 128 / 8) {
       EXPECT_GT(option.parts.back().bits, 0);
+    }
+  }
+}
+
+TEST(Rate, ValuesTakeFastCodesOnly) {
+  const DistortionTable table(128);
+  for (const double decay : {0.02, 0.1, 0.4}) {
+    for (const CodeOption& option : code_options(table, codec::PageSide::value, falling(128, decay))) {
+      for (const CodePart& part : option.parts) EXPECT_TRUE(part.bits % 2 == 0 || part.dims % 64 == 0);
     }
   }
 }
