@@ -18,6 +18,8 @@
 namespace kvant::app {
 namespace {
 
+constexpr std::string_view kAutomatic = "reference, or fast for models above 512 MiB";
+
 struct Options {
   ModelOptions model;
   std::string text, output, from, stats, tiers, permutations, validation;
@@ -31,8 +33,14 @@ struct Options {
   bool wants_codes() const { return goal.bits || goal.v_bits || goal.memory || goal.max_kld; }
 };
 
-/// Files above this size are measured with fewer tokens.
+/// Larger files are measured with fewer tokens, and on the quantized weights.
 constexpr std::size_t kLargeModel = std::size_t{512} << 20;
+
+bool is_large(const std::string& file) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(file, error);
+  return !error && size > kLargeModel;
+}
 
 /// Bytes of "512MiB", "1.5GB", "1000000".
 double parse_size(std::string_view text) {
@@ -94,9 +102,7 @@ std::vector<engine::Token> read_tokens(const engine::Engine& engine, const std::
 /// The statistics' tokens, then those for the search, and at the end those that nothing was fitted to.
 Texts read_texts(const Options& options, const engine::Engine& engine) {
   Texts texts;
-  std::size_t size = 0;
-  for (const gguf::Tensor& tensor : engine.file().tensors()) size += tensor.data.size();
-  const bool large = size > kLargeModel;
+  const bool large = is_large(options.model.model);
   const std::size_t measured = !options.wants_codes() ? 0
                                : options.measured > 0 ? options.measured
                                                       : (large ? 1024 : 8192);
@@ -223,7 +229,9 @@ void run(const Options& options) {
   }
   if (!options.stats.empty()) csv.emplace(options.stats);
   AtomicFile file(options.output);  // opened before the work: a folder that cannot be written to is known at once
-  engine::Engine engine = options.model.open();
+  ModelOptions model = options.model;
+  if (model.precision == kAutomatic) model.precision = is_large(model.model) ? "fast" : "reference";
+  engine::Engine engine = model.open();
   const Stopwatch watch;
   const Partial partial(options.output);
   const Texts texts = read_texts(options, engine);
@@ -337,7 +345,7 @@ Command add_calibrate(CLI::App& app) {
       "         kvant calibrate -m model.gguf -f text.txt -o plan.gguf --perms perms.bin \\\n"
       "           --tiers 'high=flex:1:9:4:1:1@70,moderate=flex:0:6:0:0:0'");
   auto options = std::make_shared<Options>();
-  add_model_options(command, options->model, "fast");
+  add_model_options(command, options->model, kAutomatic);
   command.add_option("-f,--file", options->text, "The text's file; - is standard input")->type_name("FILE");
   command.add_option("-o,--output", options->output, "The plan's file")->required()->type_name("FILE");
   add_goal_options(command, *options);

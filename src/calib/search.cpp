@@ -178,10 +178,26 @@ class Search {
     const std::size_t count = settings.caches.size();
     if (options_.progress) {
       settings.progress = [&, count](std::size_t fed, std::size_t all, std::string_view) {
-        options_.progress(done * text.size() + fed * count * text.size() / all, total * text.size(), what);
+        options_.progress(std::min(done * text.size() + fed * count * text.size() / all, total * text.size()),
+                          total * text.size(), what);
       };
     }
     return eval::compare(engine_, text, settings).caches;
+  }
+
+  /// The caches' mean divergences on measure_text beyond what any other rounding of the cache would cause: quantized
+  /// activations jump with the smallest change.
+  std::vector<double> divergences(std::vector<eval::CachePair> caches, std::size_t done, std::size_t total) {
+    eval::CachePair exact;
+    exact.k.type = exact.v.type = gguf::TensorType::f32;
+    caches.push_back(exact);
+    const auto results = compare(options_.measure_text, std::move(caches), done, total, "sensitivities");
+    const double floor = results.back().all.kld_mean;
+    std::vector<double> beyond;
+    for (const eval::CacheResult& result : std::span(results).first(results.size() - 1)) {
+      beyond.push_back(std::max({result.all.kld_mean - floor, kLeastShare * floor, kLeastDivergence}));
+    }
+    return beyond;
   }
 
   void measure() {
@@ -195,16 +211,16 @@ class Search {
       const auto some = std::span(open).subspan(at, std::min(kTogether, open.size() - at));
       std::vector<eval::CachePair> caches;
       for (const auto& [side, layer] : some) caches.push_back(single(side, layer));
-      const auto results = compare(options_.measure_text, std::move(caches), at, open.size(), "sensitivities");
+      const std::vector<double> measured = divergences(std::move(caches), at, open.size());
       for (std::size_t i = 0; i < some.size(); ++i) {
         const auto [side, layer] = some[i];
         const double cost = layer_cost(side, layer, first_);
-        sensitivity(side, layer) = cost > 0 ? std::max(results[i].all.kld_mean, kLeastDivergence) / cost : 1;
+        sensitivity(side, layer) = cost > 0 ? measured[i] / cost : 1;
       }
       if (options_.checkpoint) options_.checkpoint(plan_);
     }
   }
-  static constexpr double kLeastDivergence = 1e-9;
+  static constexpr double kLeastDivergence = 1e-9, kLeastShare = 0.02;
 
   double predicted(const Chosen& chosen) const {
     double sum = 0;

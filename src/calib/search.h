@@ -47,7 +47,8 @@ struct SearchOptions {
 ///  1. For each head the transform and the convex set of options (calib/curves.h).
 ///  2. A first allocation in which each layer's error counts the same.
 ///  3. For each layer and side that was not measured before: the mean divergence of the output (KLD against an f16
-///     cache) with only it coded so; over its predicted cost that is its sensitivity s. MSE alone misleads.
+///     cache) with only it coded so, less that of an f32 cache, the noise floor; over its predicted cost that is its
+///     sensitivity s. MSE alone misleads.
 ///  4. Allocation with the weights s^g / c^(1-g), c the cost of the first allocation, for g = 1, 1/2 and 0; the one
 ///  with
 ///     the least divergence on refine_text is kept (that of the plan without such text).
