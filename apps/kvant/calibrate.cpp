@@ -11,6 +11,7 @@
 #include "calib/search.h"
 #include "calib/tiers.h"
 #include "calibrate_tables.h"
+#include "inspect_plan.h"
 #include "model/plans.h"
 #include "options.h"
 #include "terminal.h"
@@ -248,8 +249,9 @@ void run(const Options& options) {
   }
 
   std::string summary = statistics_table(engine, plan, stdout_is_terminal());
-  for (const codec::Certificate& c : plan.certificates) {
-    summary += fmt::format("{}: KLD {:.3g} +- {:.2g}, PPL {:.4f}\n", c.context, c.kld_mean, c.kld_error, c.ppl_ratio);
+  if (options.wants_codes()) {
+    summary += "\n" + layers_text(plan, stdout_is_terminal());
+    if (!plan.certificates.empty()) summary += "\n" + certificate_table(plan, stdout_is_terminal());
   }
   if (tiers) {
     const codec::PermutationFile layouts = calib::make_permutation_file(plan, *tiers);

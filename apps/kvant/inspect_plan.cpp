@@ -168,6 +168,7 @@ std::vector<std::pair<std::string, std::string>> summary(const gguf::File& file,
       {"statistics", fmt::format("{}, {} tokens in windows of {}, hash {:016x}", printable(plan.corpus.name),
                                  plan.corpus.tokens, plan.corpus.context, plan.corpus.hash)}};
   if (!plan.goal.empty()) rows.push_back({"goal", printable(plan.goal)});
+  if (plan.positions > 0) rows.push_back({"contexts", fmt::format("up to {} tokens", plan.positions)});
   if (plan.predicted_kld > 0) rows.push_back({"predicted", fmt::format("KLD {}", digits(plan.predicted_kld))});
   rows.push_back({"cache", fmt::format("K {}, {:.3f} bits of a value; V {}, {:.3f}", type(kKeys), usage.k_bpv,
                                        type(kValues), usage.v_bpv)});
@@ -308,6 +309,8 @@ std::string plan_json(const gguf::File& file, const codec::Plan& plan) {
         {"tokens", plan.corpus.tokens},
         {"context", plan.corpus.context}}},
       {"goal", plan.goal},
+      {"positions", plan.positions},
+      {"trust", plan.trust},
       {"predicted_kld", plan.predicted_kld},
       {"k", type(kKeys)},
       {"v", type(kValues)},

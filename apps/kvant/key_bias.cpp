@@ -130,7 +130,9 @@ std::string key_bias_text(const KeyBias& bias, bool colour) {
       "A constant bias makes the steps of its block large: error = largest value / 2^(bits-1) / sqrt(12) for keys "
       "that\n"
       "consist of the bias alone. Spread is what the keys vary by, estimated from the weights. A type is unsafe where\n"
-      "the error exceeds {:g} times the spread of some head; f32, f16 and bf16 have no blocks and are not affected.\n",
+      "the error exceeds {:g} times the spread of some head; f32, f16 and bf16 have no blocks and are not affected.\n"
+      "Types lm and uni take the bias out exactly and are safe here: --cache-k lm4 --cache-v lm4, or a plan for a "
+      "budget (kvant calibrate).\n",
       kUnsafeRatio);
   return out;
 }
