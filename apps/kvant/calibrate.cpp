@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "calib/collect.h"
 #include "calib/search.h"
+#include "calib/stats_csv.h"
 #include "calib/tiers.h"
 #include "calibrate_tables.h"
 #include "inspect_plan.h"
@@ -260,6 +261,7 @@ void run(const Options& options) {
     summary += tiers_table(layouts, stdout_is_terminal());
   }
   if (csv) {
+    csv->write(calib::statistics_csv(plan));
     csv->commit();
   }
   const auto bytes = codec::serialize_plan(plan);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <span>
 
+#include "calib/concentration.h"
 #include "model/cache_constants.h"
 #include "terminal.h"
 
@@ -44,12 +45,14 @@ std::string statistics_table(engine::Engine& engine, const codec::Plan& plan, bo
   const auto predicted = model::cache_constants(config, engine.weights(), codec::parse_cache_spec("lm4,scale=weights"),
                                                 {}, nullptr, nullptr, engine.pool());
   const std::size_t d = config.head_dim, pairs = config.rope.dims / 2;
-  Table out({"layer", "head", "bias", "mean", "deviation", "gain, plan", "gain, weights"});
+  Table out(
+      {"layer", "head", "bias", "mean", "deviation", "gain, plan", "gain, weights", "raw %", "centred %", "pooled %"});
   for (std::size_t layer = 0; layer < plan.layers.size(); ++layer) {
     const codec::LayerStatistics& s = plan.layers[layer];
     const std::vector<float> k_energy = codec::pair_energies(s.k_moment, plan.model);
     const std::vector<float> q_energy = codec::pair_energies(s.q_moment, plan.model);
     const model::Vector& bias = engine.weights().layers[layer].k_bias;
+    const calib::Concentration share = calib::concentration(plan, layer, bias);
     for (std::size_t head = 0; head < plan.model.kv_heads; ++head) {
       const auto of_pairs = [&](const std::vector<float>& v) { return std::span(v).subspan(head * pairs, pairs); };
       const auto k = of_pairs(k_energy), q = of_pairs(q_energy);
@@ -58,14 +61,17 @@ std::string statistics_table(engine::Engine& engine, const codec::Plan& plan, bo
                bias.empty() ? "-" : fmt::format("{:.2f}", norm(std::span(bias).subspan(head * d, d))),
                fmt::format("{:.2f}", norm(std::span(s.k_mean).subspan(head * d, d))),
                fmt::format("{:.2f}", std::sqrt(sum(k))), fmt::format("{:.2f}", gain(k, q, k, q)),
-               fmt::format("{:.2f}", gain(k, q, of_pairs(weights.k_energy), of_pairs(weights.q_energy)))});
+               fmt::format("{:.2f}", gain(k, q, of_pairs(weights.k_energy), of_pairs(weights.q_energy))),
+               fmt::format("{:.1f}", share.raw), fmt::format("{:.1f}", share.centred),
+               fmt::format("{:.1f}", share.pooled)});
     }
   }
   return out.text(colour) +
          "Norms of each KV head's keys before RoPE: K bias, mean, standard deviation; and the factor by which scaling "
          "of\n"
          "their pairs lowers the error of the attention logits, with these statistics and with what the weights "
-         "predict.\n";
+         "predict.\nOutliers of the layer: share of the keys' energy in the strongest quarter of the channels, as they "
+         "are stored (raw),\nwithout their mean (centred), and as an earlier tool pooled them.\n";
 }
 
 std::string tiers_table(const codec::PermutationFile& file, bool colour) {

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "calib/concentration.h"
 
 namespace kvant::calib {
 namespace {
@@ -20,25 +21,6 @@ double parse_percent(std::string_view text, std::string_view percent) {
     wrong(text, fmt::format("threshold '{}', expected 0 to 100", printable(percent)));
   }
   return value;
-}
-
-/// Second moments of the channels of a head after RoPE.
-std::vector<double> channel_energies(const codec::Plan& plan, std::size_t layer, std::size_t head) {
-  const codec::LayerStatistics& s = plan.layers[layer];
-  const std::size_t d = plan.model.head_dim, pairs = plan.model.rope_dims / 2;
-  const float* mean = s.k_mean.data() + head * d;
-  const float* rotated = s.k_mean_rotated.data() + head * d;
-  const auto square = [](float x) { return static_cast<double>(x) * x; };
-  const std::vector<float> variances = codec::pair_energies(s.k_moment, plan.model);
-  std::vector<double> energies(d);
-  for (std::size_t i = 0; i < d; ++i) energies[i] = square(rotated[i]);
-  for (std::size_t j = 0; j < pairs; ++j) {
-    const double whole = square(mean[j]) + square(mean[j + pairs]) + variances[head * pairs + j];
-    const double left = std::max(0.0, whole - energies[j] - energies[j + pairs]) / 2;
-    energies[j] += left;
-    energies[j + pairs] += left;
-  }
-  return energies;
 }
 
 }  // namespace
@@ -88,7 +70,7 @@ codec::PermutationFile make_permutation_file(const codec::Plan& plan, const Tier
   for (std::size_t layer = 0; layer < file.layers; ++layer) {
     double outliers = 0, total = 0;
     for (std::size_t head = 0; head < file.kv_heads; ++head) {
-      const std::vector<double> energies = channel_energies(plan, layer, head);
+      const std::vector<double> energies = rotated_moments(plan, layer, head);
       std::vector<std::uint8_t> order(energies.size());
       std::iota(order.begin(), order.end(), std::uint8_t{0});
       std::stable_sort(order.begin(), order.end(),

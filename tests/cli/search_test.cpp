@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -165,6 +166,22 @@ TEST_F(Search, SolvesForAnotherGoalWithoutText) {
   const double total = (bits(sized, &LayerCodes::keys) + bits(sized, &LayerCodes::values)) * 6 * 128 * 16 * 64 / 8;
   EXPECT_LE(total, 1.5 * 1024 * 1024 - 12 * 65536);
   EXPECT_GE(total, 0.95 * (1.5 * 1024 * 1024 - 12 * 65536));
+}
+
+TEST_F(Search, WritesStatisticsAsATable) {
+  const std::string path = folder_.path("plan.gguf"), csv = folder_.path("stats.csv");
+  write(path, *bytes_);
+  const std::vector<std::string> again = {"calibrate", "-m", kModel, "--from", path, "-o", path, "--bits", "3"};
+  const auto with = [&](const std::string& file) {
+    std::vector<std::string> all = again;
+    all.insert(all.end(), {"--stats", file});
+    return run(all);
+  };
+  ASSERT_EQ(with(csv).status, 0);
+  const std::string text = read_text(csv);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1 + 6 * 128);
+  EXPECT_TRUE(text.starts_with("layer,head,channel,mean,std,second_moment,query_weight,rank,part\n0,0,0,"));
+  EXPECT_EQ(with(folder_.path("none/stats.csv")).status, 1);
 }
 
 TEST_F(Search, FindsTheFewestBitsBelowADivergence) {
