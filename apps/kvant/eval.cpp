@@ -15,11 +15,11 @@ using nlohmann::ordered_json;
 struct Options {
   ModelOptions model;
   TextOptions text;
-  std::vector<std::string> caches;
+  std::vector<std::string> caches, plans;
   std::string reference = "f16";
   std::vector<std::size_t> contexts{512};
   std::size_t chunks = 0;
-  bool noise_floor = false;
+  bool noise_floor = false, decode = false;
   OutputOptions output;
   bool json = false, markdown = false;
 };
@@ -127,11 +127,9 @@ std::string result_json(const Options& options, const std::vector<eval::CompareR
     for (const eval::CacheResult& row : result.caches) rows.push_back(row_json(row, result.context));
     if (result.noise_floor) floors.push_back(row_json(*result.noise_floor, result.context));
   }
-  ordered_json document = {{"model", options.model.model},
-                           {"text", options.text.source()},
-                           {"precision", options.model.precision},
-                           {"reference", reference},
-                           {"results", rows}};
+  ordered_json document = {
+      {"model", options.model.model}, {"text", options.text.source()}, {"precision", options.model.precision},
+      {"decode", options.decode},     {"reference", reference},        {"results", rows}};
   if (options.noise_floor) document["noise_floor"] = floors;
   return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
@@ -143,6 +141,7 @@ void run(const Options& options) {
   settings.reference = {reference, reference};
   settings.chunks = options.chunks;
   settings.noise_floor = options.noise_floor;
+  settings.decode = options.decode;
   Output output(options.output);
   const std::string text = options.text.read();
   engine::Engine engine = options.model.open();
@@ -178,8 +177,8 @@ Command add_eval(CLI::App& app) {
   command
       .add_option("--cache", options->caches,
                   "What to compare: K or K/V of types as --cache-k takes them, or plan:FILE")
-      ->required()
       ->type_name("CACHE...");
+  command.add_option("--plan", options->plans, "The same as --cache plan:FILE")->type_name("FILE...");
   command.add_option("-c,--context", options->contexts, "Tokens of a window, a list (default: 512)")
       ->check(CLI::Range(std::size_t{3}, std::size_t{1} << 31).description(""))
       ->delimiter(',')
@@ -191,11 +190,17 @@ Command add_eval(CLI::App& app) {
       ->check(CLI::IsMember({"f16", "f32"}).description(""))
       ->type_name("TYPE");
   command.add_flag("--noise-floor", options->noise_floor, "Also compare the reference with itself in other batches");
+  command.add_flag("--decode", options->decode,
+                   "Feed the scored tokens to the caches one by one, as when text is generated");
   add_output_option(command, options->output);
   CLI::Option* json = command.add_flag("--json", options->json, "Print one JSON document");
   command.add_flag("--markdown", options->markdown, "Print the table as Markdown")->excludes(json);
   return {&command, [options] {
             if (!options->text.given()) throw UsageError("eval: -f or -p is required (kvant eval --help)");
+            if (options->caches.empty() && options->plans.empty()) {
+              throw UsageError("eval: --cache or --plan is required (kvant eval --help)");
+            }
+            for (const std::string& plan : options->plans) options->caches.push_back("plan:" + plan);
             run(*options);
           }};
 }

@@ -48,7 +48,11 @@ codec::Plan collect(engine::Engine& engine, std::span<const engine::Token> text,
     window.assign(source.begin(), source.end());
     if (engine.tokenizer().add_bos()) window.front() = engine.tokenizer().bos();
     cache.truncate(0, 0);
-    engine.transformer().forward(cache, std::array{model::Input{0, window, 0}});
+    try {
+      engine.transformer().forward(cache, std::array{model::Input{0, window, 0}});
+    } catch (const Error& e) {
+      throw Error(e.code(), fmt::format("{}: {}", engine.file().path(), e.what()));
+    }
     if (options.progress) options.progress((i + 1) * context, windows * context, "");
   }
 

@@ -18,7 +18,8 @@ struct CollectOptions {
 
 /// A plan with the statistics of a text: its first `tokens` tokens run through the model in windows of `context`; in
 /// each, the first token is replaced by BOS where the vocabulary adds one. Throws invalid_argument, naming both counts,
-/// when the text or `tokens` holds less than that; format, naming the layer, when activations are not finite.
+/// when the text or `tokens` holds less than that; format, naming the model's file and the layer, when activations are
+/// not finite.
 codec::Plan collect(engine::Engine& engine, std::span<const engine::Token> text, const CollectOptions& options);
 
 }  // namespace kvant::calib

@@ -210,6 +210,7 @@ class Search {
     for (std::size_t at = 0; at < open.size(); at += kTogether) {
       const auto some = std::span(open).subspan(at, std::min(kTogether, open.size() - at));
       std::vector<eval::CachePair> caches;
+      caches.reserve(some.size());
       for (const auto& [side, layer] : some) caches.push_back(single(side, layer));
       const std::vector<double> measured = divergences(std::move(caches), at, open.size());
       for (std::size_t i = 0; i < some.size(); ++i) {
@@ -240,6 +241,7 @@ class Search {
 
   double most_useful_trust(double budget) {
     std::vector<eval::CachePair> caches;
+    caches.reserve(kTrust.size());
     for (const double trust : kTrust) caches.push_back(candidate(allocation(budget, trust)));
     const auto results = compare(options_.refine_text, std::move(caches), 0, kTrust.size(), "candidates");
     std::size_t best = 0;

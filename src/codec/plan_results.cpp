@@ -128,6 +128,7 @@ void add_results(const Plan& plan, const std::string& name, gguf::Writer& writer
   check_results(plan, name, ErrorCode::invalid_argument);
   const auto column = [](const auto& rows, auto member) {
     std::vector<std::remove_cvref_t<decltype(rows[0].*member)>> values;
+    values.reserve(rows.size());
     for (const auto& row : rows) values.push_back(row.*member);
     return values;
   };

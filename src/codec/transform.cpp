@@ -42,7 +42,7 @@ Matrix read_matrix(std::span<const double> values, std::size_t n, double floor, 
 
 /// Of the lower triangle.
 Eigensolver decompose(const Matrix& matrix) {
-  const Eigensolver solver(matrix);
+  Eigensolver solver(matrix);
   KVANT_CHECK(solver.info() == Eigen::Success, ErrorCode::invalid_argument,
               "a transform of {} dims: its eigenvalues were not found", matrix.rows());
   return solver;

@@ -22,7 +22,7 @@ constexpr std::size_t kPositionRanges = 4;
 struct Subject {
   CachePair spec;
   cache::KvCache cache;
-  std::size_t rows;  ///< of a forward pass, at most
+  std::size_t prefill_rows, rows;  ///< of a forward pass, at most: before the scored rows, and of them
   std::vector<TokenScore> scores = {};
 };
 
@@ -34,8 +34,9 @@ class Comparison {
         windows_(windows),
         progress_(options.progress),
         reference_(engine.make_cache(options.reference.k, options.reference.v, windows.context())) {
-    for (const CachePair& spec : options.caches) add(spec, model::Transformer::kMaxRows);
-    if (options.noise_floor) add(options.reference, kNoiseRows);
+    const std::size_t most = model::Transformer::kMaxRows;
+    for (const CachePair& spec : options.caches) add(spec, most, options.decode ? 1 : most);
+    if (options.noise_floor) add(options.reference, kNoiseRows, options.decode ? 1 : kNoiseRows);
     total_ = windows.count() * (windows.context() - 1) * (subjects_.size() + 1);
   }
 
@@ -44,7 +45,7 @@ class Comparison {
     const std::vector<Token> tokens = windows_.tokens(index);
     const auto unscored = std::span(tokens).first(windows_.first_scored());
     prefill(reference_, unscored, model::Transformer::kMaxRows);
-    for (Subject& subject : subjects_) prefill(subject.cache, unscored, subject.rows);
+    for (Subject& subject : subjects_) prefill(subject.cache, unscored, subject.prefill_rows);
     for (const auto& [begin, end] : windows_.pieces()) {
       const auto rows = std::span(tokens).subspan(begin, end - begin);
       const auto targets = std::span(tokens).subspan(begin + 1, end - begin);
@@ -58,8 +59,9 @@ class Comparison {
   std::span<const Subject> subjects() const { return subjects_; }
 
  private:
-  void add(const CachePair& spec, std::size_t rows) {
-    subjects_.push_back({spec, engine_.make_cache(spec.k, spec.v, windows_.context(), 1, spec.plan.get()), rows});
+  void add(const CachePair& spec, std::size_t prefill_rows, std::size_t rows) {
+    subjects_.push_back(
+        {spec, engine_.make_cache(spec.k, spec.v, windows_.context(), 1, spec.plan.get()), prefill_rows, rows});
     subjects_.back().scores.reserve(windows_.count() * windows_.scored());
   }
 

@@ -16,6 +16,9 @@ struct CompareOptions {
   std::size_t chunks = 0;  ///< 0: all
   CachePair reference = {};
   std::vector<CachePair> caches = {};
+  /// Feeds the scored rows to the caches one token at a time, as when text is generated; the reference takes them
+  /// together.
+  bool decode = false;
   /// Also compares the reference with itself, run in pieces of other lengths.
   bool noise_floor = false;
   /// Counts tokens fed to the model, of all caches together.

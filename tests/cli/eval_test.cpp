@@ -135,5 +135,30 @@ TEST(Eval, UsageErrors) {
   expect_error(eval({"--cache", "q8_0", "-c", "2"}), 2, "-c");
 }
 
+TEST(Eval, DecodesOneByOne) {
+  const auto mean = [](const std::string& cache, bool decode) {
+    std::vector<std::string> all = {"eval",    "-m", kModel,     "-f", KVANT_SOURCE_DIR "/models/recall.txt",
+                                    "-c",      "96", "--chunks", "1",  "--json",
+                                    "--cache", cache};
+    if (decode) all.push_back("--decode");
+    const Result result = run(all);
+    EXPECT_EQ(result.status, 0) << result.err;
+    const json document = json::parse(result.out, nullptr, false);
+    EXPECT_EQ(document["decode"], decode);
+    return document["results"][0]["kld_mean"].get<double>();
+  };
+  // Codes are what later tokens see in either case, and sums do not depend on how rows come.
+  EXPECT_EQ(mean("lm3/lm3", true), mean("lm3/lm3", false));
+  EXPECT_GT(mean("lm3/lm3", true), 0);
+  // The tokens before each query are in f16 only when queries come one by one.
+  EXPECT_LT(mean("lm3,recent=32/lm3,recent=32", true), 0.7 * mean("lm3,recent=32/lm3,recent=32", false));
+}
+
+TEST(Eval, WantsACache) {
+  const Result result = run({"eval", "-m", kModel, "-p", "text"});
+  EXPECT_EQ(result.status, 2);
+  EXPECT_THAT(result.err, testing::HasSubstr("--cache or --plan is required"));
+}
+
 }  // namespace
 }  // namespace kvant::cli
