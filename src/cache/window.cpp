@@ -9,7 +9,7 @@ Window::Window(const Shape& shape, Isa isa)
       encode_(kernels::encoders(isa).of(gguf::TensorType::f16)),
       kernels_(&kernels::attention(isa).of(gguf::TensorType::f16)),
       held_from_(shape.layers * shape.sequences),
-      memory_(bytes(shape)) {}
+      memory_(bytes(shape) + (kernels::kScoreTokens - 1) * shape.dims * 2) {}
 
 std::size_t Window::bytes(const Shape& s) {
   return s.layers * s.sequences * s.kv_heads * (s.sinks + s.recent) * s.dims * 2;

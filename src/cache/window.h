@@ -33,7 +33,8 @@ class Window {
   bool store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
              const float* x) const;
 
-  /// Consecutive tokens of a page, with vectors of f16 one after the other.
+  /// Consecutive tokens of a page, with vectors of f16 one after the other; there is memory up to a multiple of
+  /// kernels::kScoreTokens.
   struct Run {
     const std::byte* vectors;
     std::size_t token, count;  ///< of the page

@@ -41,7 +41,7 @@ void append(Window& window, Model& model, std::size_t layer, std::size_t sequenc
 }
 
 /// Whether the runs of all pages, seen by queries at every position, are the tokens of the model.
-testing::AssertionResult holds(const Window& window, const Model& model, std::size_t layer, std::size_t sequence,
+testing::AssertionResult holds(Window& window, const Model& model, std::size_t layer, std::size_t sequence,
                                std::size_t head, float mark = 0) {
   for (std::size_t start = 0; start < model.held.size(); start += 64) {
     const std::size_t most = std::min<std::size_t>(64, model.held.size() - start);
@@ -53,6 +53,8 @@ testing::AssertionResult holds(const Window& window, const Model& model, std::si
         if (run.count == 0 || run.token + run.count > tokens) {
           return testing::AssertionFailure() << "run of " << run.count << " tokens from " << run.token;
         }
+        const std::byte* end = run.vectors + round_up(run.count, kernels::kScoreTokens) * kDims * 2;
+        if (end > window.memory().data() + window.bytes()) return testing::AssertionFailure() << "read behind the end";
         for (std::size_t t = 0; t < run.count; ++t) {
           F16 value;
           std::memcpy(&value, run.vectors + (t * kDims + kDims - 1) * 2, 2);

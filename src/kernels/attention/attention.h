@@ -20,6 +20,9 @@ namespace kvant::kernels {
 /// Tokens of a page.
 constexpr std::size_t kPageTokens = 64;
 
+/// Scores are computed for this many keys at a time.
+constexpr std::size_t kScoreTokens = 4;
+
 /// Memory that will be read next; the kernel starts to load it on its way.
 struct Upcoming {
   const std::byte* data = nullptr;
@@ -31,7 +34,7 @@ struct ScoreArgs {
   const float* q;         ///< [rows][dims]
   std::size_t rows;       ///< >= 1
   std::size_t dims;       ///< multiple of 32
-  const std::byte* keys;  ///< one page; all of it may be read
+  const std::byte* keys;  ///< `tokens` of them; memory up to a multiple of kScoreTokens is read
   std::size_t tokens;     ///< 1 to 64
   float* logits;          ///< [rows][64]; undefined from `tokens` on
   Upcoming next = {};

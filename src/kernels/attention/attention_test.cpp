@@ -1,6 +1,8 @@
 #include "kernels/attention/attention.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -122,6 +124,47 @@ TEST(Attention, MixMatchesDoubleAndReadsOnlyItsTokens) {
                 << dims << ' ' << rows << ' ' << tokens << ' ' << i;
           }
           ASSERT_EQ(out.back(), before.back());
+        }
+      }
+    }
+  });
+}
+
+/// Bytes that end where memory ends.
+class Edge {
+ public:
+  explicit Edge(std::size_t bytes)
+      : unit_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))), mapped_((bytes / unit_ + 2) * unit_) {
+    base_ = static_cast<std::byte*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    KVANT_CHECK(base_ != MAP_FAILED && mprotect(base_ + mapped_ - unit_, unit_, PROT_NONE) == 0,
+                ErrorCode::out_of_memory, "test: no memory for {} bytes", bytes);
+    data = base_ + mapped_ - unit_ - bytes;
+  }
+  Edge(const Edge&) = delete;
+  ~Edge() { munmap(base_, mapped_); }
+
+  std::byte* data;
+
+ private:
+  std::size_t unit_, mapped_;
+  std::byte* base_;
+};
+
+TEST(Attention, ReadsNothingBehindItsTokens) {
+  for_each_kernel([](const TypeKernels& kernels) {
+    for (const std::size_t dims : {32U, 128U}) {
+      const std::size_t row_bytes = gguf::row_bytes(kernels.type, dims);
+      for (std::size_t tokens = 1; tokens <= 9; ++tokens) {
+        const Edge keys((tokens + kScoreTokens - 1) / kScoreTokens * kScoreTokens * row_bytes);
+        const Edge values(tokens * row_bytes);
+        for (std::size_t rows = 1; rows <= 9; ++rows) {
+          const std::vector<float> q(rows * dims), weights(rows * kPageTokens), rescale(rows);
+          std::vector<float> logits(rows * kPageTokens, 1.0F), out(std::max(rows, tokens) * dims, 1.0F);
+          kernels.score({q.data(), rows, dims, keys.data, tokens, logits.data()});
+          EXPECT_EQ(logits[tokens - 1], 0.0F);
+          kernels.mix({weights.data(), rescale.data(), rows, dims, values.data, tokens, out.data()});
+          EXPECT_EQ(out[0], 0.0F);
+          kernels.decode(values.data, tokens * dims, out.data());
         }
       }
     }

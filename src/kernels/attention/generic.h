@@ -10,7 +10,7 @@ constexpr std::size_t kMixRows = F32::kRegisters < 16 ? 2 : 8;
 /// How many vectors (4, 2 or 1) each of `rows` rows may sum into, so that all sums stay in registers beside as many
 /// operands of one kind and one of the other.
 constexpr std::size_t tile_width(std::size_t rows) {
-  for (std::size_t width : {4U, 2U}) {
+  for (std::size_t width : {kScoreTokens, kScoreTokens / 2}) {
     if (rows * width + width + 1 <= F32::kRegisters) return width;
   }
   return 1;
