@@ -154,12 +154,14 @@ void Attend::score(const Call& call, const Tile& tile, const Page& page, Scratch
                      s.page.data()},
                     s.q, s.logits.data());
   if (const Window* window = keys_->window()) {
-    const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens);
+    const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens, tile.position());
     for (std::size_t i = 0; i < held.count; ++i) {
       const auto& run = held.runs[i];
       window->kernels().score({s.q.f32.data(), rows, key_dims_, run.vectors, run.count, s.window_logits.data()});
       for (std::size_t r = 0; r < rows; ++r) {
-        std::copy_n(s.window_logits.data() + r * kPageTokens, run.count, s.logits.data() + r * kPageTokens + run.token);
+        const std::size_t skip = window->outside(run, page.start, tile.position() + r / shape_.group);
+        std::copy_n(s.window_logits.data() + r * kPageTokens + skip, run.count - skip,
+                    s.logits.data() + r * kPageTokens + run.token + skip);
       }
     }
   }
@@ -184,14 +186,17 @@ void Attend::mix(const Call& call, const Tile& tile, const Page& page, Scratch& 
   const Window* window = values_->window();
   if (window == nullptr) return codec.mix(whole, s.logits.data(), s.rescale.data(), out);
 
-  const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens);
+  const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens, tile.position());
   const float* rescale = s.rescale.data();
   for (std::size_t i = 0; i < held.count; ++i) {
     const auto& run = held.runs[i];
     for (std::size_t r = 0; r < rows; ++r) {
-      float* weights = s.logits.data() + r * kPageTokens + run.token;
-      std::copy_n(weights, run.count, s.window_logits.data() + r * kPageTokens);
-      std::fill_n(weights, run.count, 0.0F);
+      const std::size_t skip = window->outside(run, page.start, tile.position() + r / shape_.group);
+      float* weights = s.logits.data() + r * kPageTokens + run.token + skip;
+      float* held_weights = s.window_logits.data() + r * kPageTokens;
+      std::fill_n(held_weights, skip, 0.0F);
+      std::copy_n(weights, run.count - skip, held_weights + skip);
+      std::fill_n(weights, run.count - skip, 0.0F);
     }
     window->kernels().mix({s.window_logits.data(), rescale, rows, dims_, run.vectors, run.count, out});
     rescale = s.ones.data();
@@ -207,7 +212,7 @@ void Attend::attend_page(const Call& call, const Tile& tile, std::size_t index, 
   const Page page{index, start, std::min(kPageTokens, tile.end() - start),
                   static_cast<std::size_t>(tile.segment->sequence)};
   for (std::size_t r = 0; r < rows; ++r) {
-    const std::size_t sees = tile.end() - tile.tokens + r / shape_.group + 1;
+    const std::size_t sees = tile.position() + r / shape_.group + 1;
     s.visible[r] = sees > start ? std::min(kPageTokens, sees - start) : 0;
   }
   score(call, tile, page, s);

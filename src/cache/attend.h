@@ -40,8 +40,9 @@ class Attend {
   struct Tile {
     const Segment* segment;
     std::size_t kv_head;
-    std::size_t first, tokens;                                              ///< of the segment
-    std::size_t end() const { return segment->position + first + tokens; }  ///< tokens that the last one sees
+    std::size_t first, tokens;                                          ///< of the segment
+    std::size_t position() const { return segment->position + first; }  ///< of the first one
+    std::size_t end() const { return position() + tokens; }             ///< tokens that the last one sees
   };
   /// A tile over all its chunks, or over one of them into the partial rows from `partial` on.
   struct Task {

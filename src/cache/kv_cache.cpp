@@ -223,10 +223,8 @@ void KvCache::Impl::store(std::size_t layer, const Batch& batch, const MatView<c
                           const MatView<const float>& values) {
   tasks.clear();
   for (Side* side : {&v, &k}) {
+    if (side->window() != nullptr) side->window()->begin(layer, batch);
     for (const Segment& s : batch.segments) {
-      if (side->window() != nullptr) {
-        side->window()->extend(layer, static_cast<std::size_t>(s.sequence), s.position + s.count);
-      }
       for (std::size_t first = 0; first < s.count;) {
         const std::size_t last = std::min(s.count, first + kPageTokens - (s.position + first) % kPageTokens);
         for (std::size_t h = 0; h < static_cast<std::size_t>(config.kv_heads); ++h) {
@@ -363,6 +361,9 @@ CacheUsage KvCache::usage() const {
   CacheUsage usage = usage_of(m.config, m.k.bytes(), m.v.bytes());
   usage.constant_bytes = m.k.constant_bytes() + m.v.constant_bytes();
   usage.workspace_bytes = m.attend.workspace_bytes();
+  for (const Side* side : {&m.k, &m.v}) {
+    if (side->window() != nullptr) usage.workspace_bytes += side->window()->workspace_bytes();
+  }
   return usage;
 }
 

@@ -35,7 +35,7 @@ struct CacheConfig {
 struct CacheUsage {
   std::size_t k_bytes = 0, v_bytes = 0;  ///< allocated for the whole capacity
   double k_bpv = 0, v_bpv = 0;           ///< 8 * bytes / (tokens * layers * kv_heads * head_dim)
-  std::size_t workspace_bytes = 0;       ///< scratch memory of attend, not part of bytes()
+  std::size_t workspace_bytes = 0;       ///< scratch memory, not part of bytes()
   std::size_t constant_bytes = 0;        ///< anchors, scales and tables, not part of bytes()
   std::size_t bytes() const { return k_bytes + v_bytes; }
 };
