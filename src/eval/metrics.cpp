@@ -75,6 +75,25 @@ TokenScore compare_rows(std::span<const float> reference, const Normalizer& refe
           static_cast<float>(std::exp(after) - std::exp(before)), reference_sum.best == other_sum.best};
 }
 
+TokenScore compare_coded_row(std::span<const float> log_probability, float floor, std::span<const float> other,
+                             std::size_t target) {
+  const Normalizer other_sum = normalize(other);
+  double p_sum = 0, q_sum = 0, weighted = 0;
+  for (std::size_t i = 0; i < other.size(); ++i) {
+    if (log_probability[i] <= floor) continue;
+    const double log_p = static_cast<double>(log_probability[i]), log_q = other_sum.log_probability(other, i);
+    const double p = std::exp(log_p);
+    p_sum += p;
+    q_sum += std::exp(log_q);
+    weighted += p * (log_p - log_q);
+  }
+  const double divergence = weighted / p_sum - std::log(p_sum / q_sum);
+  const double before = static_cast<double>(log_probability[target]), after = other_sum.log_probability(other, target);
+  const auto best = std::max_element(log_probability.begin(), log_probability.end()) - log_probability.begin();
+  return {static_cast<float>(divergence < 0 ? 0 : divergence), static_cast<float>(before - after),
+          static_cast<float>(std::exp(after) - std::exp(before)), static_cast<std::size_t>(best) == other_sum.best};
+}
+
 double standard_error(std::span<const Block> blocks) {
   if (blocks.size() < 2) return 0;
   const double centre = mean(blocks);

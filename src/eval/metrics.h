@@ -32,6 +32,13 @@ struct TokenScore {
 TokenScore compare_rows(std::span<const float> reference, const Normalizer& reference_sum, std::span<const float> other,
                         std::size_t target);
 
+/// The same where the reference is a row of log-probabilities of limited range and resolution (eval/logits_file.h):
+/// those at or below `floor` are bounds, and rounding leaves the sum off 1. The divergence is over the tokens above
+/// `floor`, both sides normalized over these alone; so errors of the reference's e_i count in second order, Var_p(e) /
+/// 2 on equal rows. Changes of the true token are taken as they are. NaN when no token is above `floor`.
+TokenScore compare_coded_row(std::span<const float> log_probability, float floor, std::span<const float> other,
+                             std::size_t target);
+
 /// Tokens that are drawn together, since what neighbours lose is correlated.
 struct Block {
   double sum = 0;
