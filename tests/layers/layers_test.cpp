@@ -36,6 +36,7 @@ const std::map<std::string, std::set<std::string>, std::less<>> kLayers = {
     {"eval", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine"}},
     {"bench", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine"}},
     {"calib", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine", "eval"}},
+    {"sweep", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine", "eval", "calib"}},
     {"report", {"base"}},
 };
 
@@ -48,8 +49,9 @@ const std::vector<std::pair<std::string, std::regex>> kThirdParty = {
     {"Eigen/", std::regex(R"(src/codec/transform\.cpp)")},
     {"oniguruma.h", std::regex(R"(src/tokenizer/.*_test\.cpp)")},
     {"sqlite3.h", std::regex(R"((src/(report|sweep)|tests)/.*\.cpp)")},
+    {"mpi.h", std::regex(R"(src/sweep/ranks.*\.cpp)")},
     {"CLI/", std::regex(R"(apps/.*\.cpp)")},
-    {"nlohmann/", std::regex(R"(apps/.*\.cpp|src/report/.*\.cpp|.*_test\.cpp|tests/.*\.cpp)")},
+    {"nlohmann/", std::regex(R"(apps/.*\.cpp|src/(report|sweep)/.*\.cpp|.*_test\.cpp|tests/.*\.cpp)")},
     {"gtest/", std::regex(R"(.*_test\.cpp|tests/.*|src/.*/test_[a-z0-9_]*\.h)")},
     {"gmock/", std::regex(R"(.*_test\.cpp|tests/.*|src/.*/test_[a-z0-9_]*\.h)")},
     {"benchmark/", std::regex(R"(.*_bench\.cpp)")},
