@@ -196,7 +196,7 @@ void choose_codes(const Options& options, engine::Engine& engine, const Texts& t
   const auto without = [&](std::string_view what) {
     return std::find(options.without.begin(), options.without.end(), what) != options.without.end();
   };
-  settings.without = {without("transform"), without("parts"), without("sensitivity")};
+  settings.without = {without("transform"), without("parts"), without("sensitivity"), without("window")};
   settings.measure_text = texts.measurement;
   settings.refine_text = texts.refinement;
   std::unique_ptr<Progress> progress;
@@ -293,7 +293,9 @@ void check_options(const Options& options) {
 }
 
 void add_goal_options(CLI::App& command, Options& options) {
-  command.add_option("--bits", options.goal.bits, "Bits of a value, of K and V together, scales included; 0.5 to 8.5")
+  command
+      .add_option("--bits", options.goal.bits,
+                  "Bits of a value, of K and V together, scales and window included; 0.5 to 8.5")
       ->type_name("B");
   command.add_option("--bits-v", options.goal.v_bits, "Bits of a value of V, where --bits is for K; 16: V in f16")
       ->type_name("B");
@@ -325,8 +327,8 @@ void add_goal_options(CLI::App& command, Options& options) {
       ->type_name("N");
   command
       .add_option("--without", options.without,
-                  "Leave out ingredients, to see what they are worth: transform, parts, sensitivity")
-      ->check(CLI::IsMember({"transform", "parts", "sensitivity"}).description(""))
+                  "Leave out ingredients, to see what they are worth: transform, parts, sensitivity, window")
+      ->check(CLI::IsMember({"transform", "parts", "sensitivity", "window"}).description(""))
       ->delimiter(',')
       ->type_name("WHAT,...");
   command.add_option("--from", options.from, "Take statistics and sensitivities from this plan, for another goal")

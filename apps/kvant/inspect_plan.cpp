@@ -34,12 +34,14 @@ codec::CacheSpec spec_of(const codec::Plan& plan, const Side& side) {
   codec::CacheSpec spec;
   spec.coding = codec::CacheSpec::Coding::plan;
   spec.anchor = codec::Anchor::mean;
+  spec.recent = plan.recent;
   return spec;
 }
 
-constexpr std::size_t kShownContext = 32768;
+/// Tokens that sizes are shown for: what the plan is made for.
+std::size_t shown_context(const codec::Plan& plan) { return plan.positions > 0 ? plan.positions : 32768; }
 
-/// What a cache of kShownContext tokens takes.
+/// What a cache of that many tokens takes.
 cache::CacheUsage usage_of(const codec::Plan& plan) {
   const codec::PlanIdentity& model = plan.model;
   cache::CacheConfig config;
@@ -52,7 +54,7 @@ cache::CacheUsage usage_of(const codec::Plan& plan) {
   rope.dims = model.rope_dims;
   rope.base = model.rope_base;
   config.rope = kernels::rope_frequencies(rope);
-  config.capacity = kShownContext;
+  config.capacity = shown_context(plan);
   config.k = spec_of(plan, kKeys);
   config.v = spec_of(plan, kValues);
   for (std::size_t layer = 0; layer < plan.codes.size(); ++layer) {
@@ -169,12 +171,13 @@ std::vector<std::pair<std::string, std::string>> summary(const gguf::File& file,
                                  plan.corpus.tokens, plan.corpus.context, plan.corpus.hash)}};
   if (!plan.goal.empty()) rows.push_back({"goal", printable(plan.goal)});
   if (plan.positions > 0) rows.push_back({"contexts", fmt::format("up to {} tokens", plan.positions)});
+  if (plan.recent > 0) rows.push_back({"window", fmt::format("the last {} tokens also in f16", plan.recent)});
   if (plan.predicted_kld > 0) rows.push_back({"predicted", fmt::format("KLD {}", digits(plan.predicted_kld))});
   rows.push_back({"cache", fmt::format("K {}, {:.3f} bits of a value; V {}, {:.3f}", type(kKeys), usage.k_bpv,
                                        type(kValues), usage.v_bpv)});
   rows.push_back({"bytes", fmt::format("{:.0f} a token, {} for {} tokens, {} of constants",
-                                       bytes / static_cast<double>(kShownContext), format_bytes(bytes), kShownContext,
-                                       format_bytes(static_cast<double>(usage.constant_bytes)))});
+                                       bytes / static_cast<double>(shown_context(plan)), format_bytes(bytes),
+                                       shown_context(plan), format_bytes(static_cast<double>(usage.constant_bytes)))});
   return rows;
 }
 
@@ -310,13 +313,14 @@ std::string plan_json(const gguf::File& file, const codec::Plan& plan) {
         {"context", plan.corpus.context}}},
       {"goal", plan.goal},
       {"positions", plan.positions},
+      {"recent", plan.recent},
       {"trust", plan.trust},
       {"predicted_kld", plan.predicted_kld},
       {"k", type(kKeys)},
       {"v", type(kValues)},
       {"k_bpv", usage.k_bpv},
       {"v_bpv", usage.v_bpv},
-      {"bytes_per_token", static_cast<double>(usage.bytes()) / static_cast<double>(kShownContext)},
+      {"bytes_per_token", static_cast<double>(usage.bytes()) / static_cast<double>(shown_context(plan))},
       {"constant_bytes", usage.constant_bytes},
       {"certificates", certificates_json(plan)},
       {"layers", layers_json(plan, usage)}};

@@ -26,6 +26,7 @@ struct Without {
   bool transform = false;    ///< dims are only scaled: keys pair by pair, values not at all
   bool parts = false;        ///< all dims of a head have the same bits
   bool sensitivity = false;  ///< an error counts the same in every layer
+  bool window = false;       ///< no tokens in f16
 
   friend bool operator==(const Without&, const Without&) = default;
 };

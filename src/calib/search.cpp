@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <memory>
+#include <utility>
 
 #include "base/checked.h"
 #include "base/error.h"
@@ -24,6 +25,8 @@ constexpr double kF16Bits = 16;
 constexpr std::size_t kMostPositions = 32768;
 constexpr std::size_t kTogether = 8;  ///< caches that one comparison measures: they share the reference's passes
 constexpr std::array kTrust = {1.0, 0.5, 0.0};  ///< in measured sensitivities
+constexpr std::array<std::size_t, 5> kWindows = {4, 8, 16, 32, 64};
+constexpr double kWindowShare = 0.4;  ///< of a budget, at most
 constexpr int kBisections = 6;
 constexpr double kClose = 0.9;  ///< a divergence above this share of max_kld ends the bisection
 
@@ -32,10 +35,12 @@ using Chosen = std::array<std::vector<std::size_t>, 2>;
 
 eval::CachePair planned_cache(std::shared_ptr<const Plan> plan, bool keys, bool values) {
   eval::CachePair pair;
-  const auto spec = [](bool planned) {
+  const auto spec = [&](bool planned) {
     codec::CacheSpec s;
-    if (planned) s.coding = codec::CacheSpec::Coding::plan;
-    if (planned) s.anchor = codec::Anchor::mean;
+    if (!planned) return s;
+    s.coding = codec::CacheSpec::Coding::plan;
+    s.anchor = codec::Anchor::mean;
+    s.recent = plan->recent;
     return s;
   };
   pair.k = spec(keys);
@@ -61,16 +66,26 @@ class Search {
     plan_.predicted_kld = 0;
     plan_.certificates.clear();
     const double budget = goal_.max_kld ? bytes_of(kFirstBits) : budget_bytes();
+    const bool refine = !options_.refine_text.empty();
+    std::size_t recent = std::exchange(plan_.recent, 0);
+    if (refine || options_.without.window) recent = 0;
+    while (recent > 0 && !window_fits(recent, budget)) recent /= 2;
     first_ = allocation(budget, 0);
     if (!options_.measure_text.empty() && !options_.without.sensitivity) measure();
-    if (options_.without.sensitivity || !measured()) {
-      plan_.trust = 0;
-    } else if (!options_.refine_text.empty()) {
-      plan_.trust = most_useful_trust(budget);
+    if (options_.without.sensitivity || !measured()) plan_.trust = 0;
+    plan_.recent = recent;
+    Chosen chosen;
+    if (refine) {
+      choose_trust(budget);
+      if (!options_.without.window) choose_window(budget);
     }
-    Chosen chosen = goal_.max_kld ? smallest_within(plan_.trust, budget) : allocation(budget, plan_.trust);
+    if (goal_.max_kld) {
+      chosen = smallest_within(plan_.trust, budget);
+    } else {
+      chosen = allocation(budget, plan_.trust);
+      if (!refine && measured()) plan_.predicted_kld = predicted(chosen);
+    }
     set_codes(plan_, chosen);
-    if (measured()) plan_.predicted_kld = predicted(chosen);
     plan_.goal = goal_.text();
   }
 
@@ -104,6 +119,23 @@ class Search {
                                                  codec::coded_dims(plan_.model.head_dim));
     const std::size_t pages = (goal_.context + codec::kPageTokens - 1) / codec::kPageTokens;
     return (*goal_.memory - constants) / static_cast<double>(pages);
+  }
+  /// Of 64 of `positions` tokens on one side.
+  double window_bytes(std::size_t recent) const {
+    return side_bytes(kF16Bits) * std::min(1.0, static_cast<double>(recent) / static_cast<double>(plan_.positions));
+  }
+  /// Whether a window leaves enough of the budget for codes.
+  bool window_fits(std::size_t recent, double budget) const {
+    const auto fits = [&](std::size_t begin, std::size_t end, double bytes) {
+      double least = 0;
+      for (std::size_t side = begin; side < end; ++side) {
+        for (const auto& head : sides_[side].heads) least += static_cast<double>(head.options.front().bytes);
+      }
+      const double window = static_cast<double>(end - begin) * window_bytes(recent);
+      return window <= kWindowShare * bytes && least + window <= bytes;
+    };
+    if (separate()) return fits(0, 1, budget) && fits(1, 2, side_bytes(*goal_.v_bits));
+    return fits(0, sides(), budget);
   }
   bool separate() const { return goal_.v_bits.has_value() && goal_.codes_values(); }
 
@@ -143,8 +175,9 @@ class Search {
         choices.push_back({sides_[side].heads[h].options, weight(side, h / plan_.model.kv_heads, trust)});
       }
     }
-    const std::vector<std::size_t> all = allocate(choices, bytes);
-    const double least = total_bytes(choices, all);
+    const double window = static_cast<double>(end - begin) * window_bytes(plan_.recent);
+    const std::vector<std::size_t> all = allocate(choices, bytes - window);
+    const double least = total_bytes(choices, all) + window;
     KVANT_CHECK(least <= bytes, ErrorCode::invalid_argument,
                 "{}: {:.3f} bits a value, but the smallest codes take {:.3f}", goal_.text(),
                 bytes / side_bytes(1) / static_cast<double>(end - begin),
@@ -165,6 +198,7 @@ class Search {
   /// With only one layer's keys, or values, coded.
   eval::CachePair single(std::size_t side, std::size_t layer) const {
     auto plan = std::make_shared<Plan>(plan_);
+    plan->recent = 0;
     plan->codes.assign(plan_.layers.size(), {});
     (side == 0 ? plan->codes[layer].keys : plan->codes[layer].values) = layer_codes(sides_[side], layer, first_[side]);
     return planned_cache(std::move(plan), side == 0, side == 1);
@@ -239,16 +273,41 @@ class Search {
     return planned_cache(std::move(plan), true, sides() == 2);
   }
 
-  double most_useful_trust(double budget) {
-    std::vector<eval::CachePair> caches;
-    caches.reserve(kTrust.size());
-    for (const double trust : kTrust) caches.push_back(candidate(allocation(budget, trust)));
-    const auto results = compare(options_.refine_text, std::move(caches), 0, kTrust.size(), "candidates");
+  /// The candidate that diverges least, and how far.
+  std::pair<std::size_t, double> best_of(std::vector<eval::CachePair> caches) {
+    const std::size_t count = caches.size();
+    const auto results = compare(options_.refine_text, std::move(caches), 0, count, "candidates");
     std::size_t best = 0;
     for (std::size_t i = 1; i < results.size(); ++i) {
       if (results[i].all.kld_mean < results[best].all.kld_mean) best = i;
     }
-    return kTrust[best];
+    return {best, results[best].all.kld_mean};
+  }
+
+  void choose_trust(double budget) {
+    std::vector<eval::CachePair> caches;
+    const bool one = options_.without.sensitivity || !measured();
+    for (const double trust : kTrust) {
+      if (!one || trust == 0) caches.push_back(candidate(allocation(budget, trust)));
+    }
+    const auto [best, kld] = best_of(std::move(caches));
+    plan_.trust = one ? 0 : kTrust[best];
+    plan_.predicted_kld = kld;
+  }
+
+  /// What the codes lose to a window of tokens, these must be worth.
+  void choose_window(double budget) {
+    std::vector<eval::CachePair> caches;
+    for (const std::size_t recent : kWindows) {
+      plan_.recent = recent;
+      if (window_fits(recent, budget)) caches.push_back(candidate(allocation(budget, plan_.trust)));
+    }
+    plan_.recent = 0;
+    if (caches.empty()) return;
+    const auto [best, kld] = best_of(std::move(caches));
+    if (kld >= plan_.predicted_kld) return;
+    plan_.recent = kWindows[best];
+    plan_.predicted_kld = kld;
   }
 
   /// The smallest allocation found whose divergence stays below max_kld.
@@ -267,6 +326,7 @@ class Search {
         if (best[0].empty() || bytes < best_bytes) {
           best = chosen;
           best_bytes = high = bytes;
+          plan_.predicted_kld = summary.kld_mean;
         }
         if (kld > kClose * most) break;
       } else {

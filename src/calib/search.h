@@ -50,9 +50,9 @@ struct SearchOptions {
 ///     cache) with only it coded so, less that of an f32 cache, the noise floor; over its predicted cost that is its
 ///     sensitivity s. MSE alone misleads.
 ///  4. Allocation with the weights s^g / c^(1-g), c the cost of the first allocation, for g = 1, 1/2 and 0; the one
-///  with
-///     the least divergence on refine_text is kept (that of the plan without such text).
-///  5. max_kld: the smallest number of bits found by bisection whose divergence on refine_text, plus twice its
+///     with the least divergence on refine_text is kept (that of the plan without such text).
+///  5. The same of windows: what 4 to 64 tokens in f16 take of the budget at `positions` tokens, codes do without.
+///  6. max_kld: the smallest number of bits found by bisection whose divergence on refine_text, plus twice its
 ///     standard error, stays below.
 ///
 /// The same plan for the same input on every run. Throws invalid_argument when the goal is below what the smallest

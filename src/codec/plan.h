@@ -88,8 +88,9 @@ struct Plan {
   std::string k_type = "f16", v_type = "f16";  ///< of sides that `codes` leaves out, as CacheSpec texts
   std::string goal;                            ///< what was asked for, as text: "--bits 3 --bits-v 4"
   std::size_t positions = 0;                   ///< that keys are coded for: the contexts of the plan; 0: none
+  std::size_t recent = 0;                      ///< tokens before each query in f16, of sides that `codes` has
   double trust = 1;                            ///< in the sensitivities, 0 to 1: what served best (calib/search.h)
-  double predicted_kld = 0;                    ///< by the search; 0: none
+  double predicted_kld = 0;                    ///< what the search expects; 0: nothing
   std::vector<Certificate> certificates;
 
   friend bool operator==(const Plan&, const Plan&) = default;

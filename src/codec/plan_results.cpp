@@ -12,8 +12,10 @@ namespace {
 
 constexpr std::size_t kLongestText = 4096;
 constexpr std::size_t kMostPositions = std::size_t{1} << 30;
+constexpr std::size_t kMostRecent = std::size_t{1} << 20;
 constexpr std::string_view kGoal = "kvant.plan.goal", kPredicted = "kvant.plan.predicted_kld",
-                           kPositions = "kvant.plan.positions", kTrust = "kvant.plan.trust";
+                           kPositions = "kvant.plan.positions", kTrust = "kvant.plan.trust",
+                           kRecent = "kvant.plan.recent";
 constexpr std::string_view kCorpus = "kvant.plan.certificate.corpus";
 
 struct Sensitivity {
@@ -81,6 +83,9 @@ void check_results(const Plan& plan, const std::string& name, ErrorCode code) {
   if (plan.positions > kMostPositions) {
     fail(code, "{}: metadata {}: {}, expected at most {}", name, kPositions, plan.positions, kMostPositions);
   }
+  if (plan.recent > kMostRecent) {
+    fail(code, "{}: metadata {}: {}, expected at most {}", name, kRecent, plan.recent, kMostRecent);
+  }
   check_number(plan.trust, 0, 1, kTrust, name, code);
   check_number(plan.predicted_kld, 0, kLarge, kPredicted, name, code);
   for (const LayerStatistics& layer : plan.layers) {
@@ -103,6 +108,7 @@ void check_count(std::size_t certificates, const std::string& name, ErrorCode co
 void read_results(const gguf::File& file, Plan& plan) {
   plan.goal = file.text(kGoal);
   plan.positions = file.integer(kPositions);
+  plan.recent = file.integer(kRecent);
   plan.trust = file.number(kTrust);
   plan.predicted_kld = file.number(kPredicted);
   for (const Sensitivity& s : kSensitivities) {
@@ -134,6 +140,7 @@ void add_results(const Plan& plan, const std::string& name, gguf::Writer& writer
   };
   writer.set(kGoal, plan.goal);
   writer.set(kPositions, plan.positions);
+  writer.set(kRecent, plan.recent);
   writer.set(kTrust, plan.trust);
   writer.set(kPredicted, plan.predicted_kld);
   for (const Sensitivity& s : kSensitivities) writer.set(s.key, column(plan.layers, s.member));

@@ -63,6 +63,7 @@ Plan small_plan() {
   plan.v_type = "lm4,shape=none";
   plan.goal = "--bits 3";
   plan.positions = 4096;
+  plan.recent = 32;
   plan.trust = 0.25;
   plan.predicted_kld = 0.1 + 0.2;
   plan.certificates = {{"wiki.txt, the end", 0xfffffffffffffffe, 512, 4096, 0.003, 1e-4, 0.02, 0.97, 1.01, 0.99, 1.03},
@@ -181,7 +182,7 @@ TEST(Plan, EveryMissingKeyOrTensorIsNamed) {
     EXPECT_THAT(refusal(changed(t.name)), AllOf(StartsWith("p.gguf: "), HasSubstr(std::string(t.name))));
     ++tried;
   }
-  EXPECT_EQ(tried, 1u + 15u + 4u + 2u + 2u * 3u + 13u + 2u * (6u + 2u * 3u));
+  EXPECT_EQ(tried, 1u + 15u + 4u + 2u + 2u * 3u + 14u + 2u * (6u + 2u * 3u));
 }
 
 struct BadValue {
@@ -306,6 +307,7 @@ TEST(Plan, BadResultsAreNamed) {
   const std::string at = "p.gguf: metadata kvant.plan.";
   EXPECT_EQ(with("codes.keys", std::uint32_t{1}), at + "codes.keys: type u32, expected boolean");
   EXPECT_EQ(with("positions", std::uint64_t{1} << 31), at + "positions: 2147483648, expected at most 1073741824");
+  EXPECT_EQ(with("recent", (std::uint64_t{1} << 20) + 1), at + "recent: 1048577, expected at most 1048576");
   EXPECT_EQ(with("trust", 1.5), at + "trust: 1.5, expected 0 to 1");
   EXPECT_EQ(with("predicted_kld", -0.5), at + "predicted_kld: -0.5, expected a finite number >= 0");
   EXPECT_EQ(with("goal", std::string_view(std::string(5000, 'x'))), at + "goal: 5000 bytes, expected at most 4096");

@@ -36,12 +36,14 @@ CachePair parse_pair(std::string_view text) {
 }
 
 /// One side of a plan's cache.
-codec::CacheSpec side_of(const std::string& file, bool coded, const std::string& type, PageSide side) {
+codec::CacheSpec side_of(const std::string& file, bool coded, std::size_t recent, const std::string& type,
+                         PageSide side) {
   if (!coded) return codec::parse_cache_spec(type, side);
   codec::CacheSpec spec;
   spec.coding = codec::CacheSpec::Coding::plan;
   spec.anchor = codec::Anchor::mean;
   spec.plan = file;
+  spec.recent = recent;
   return spec;
 }
 
@@ -52,8 +54,8 @@ CachePair plan_pair(const std::string& file) {
   const bool keys = !plan.codes.empty() && !plan.codes.front().keys.empty();
   const bool values = !plan.codes.empty() && !plan.codes.front().values.empty();
   CachePair pair;
-  pair.k = side_of(file, keys, plan.k_type, PageSide::key);
-  pair.v = side_of(file, values, plan.v_type, PageSide::value);
+  pair.k = side_of(file, keys, plan.recent, plan.k_type, PageSide::key);
+  pair.v = side_of(file, values, plan.recent, plan.v_type, PageSide::value);
   KVANT_CHECK(pair != CachePair{}, ErrorCode::invalid_argument,
               "{}: has statistics only, no codes: give calibrate --bits, or a type with plan=FILE", file);
   return pair;

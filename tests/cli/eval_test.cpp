@@ -150,8 +150,9 @@ TEST(Eval, DecodesOneByOne) {
   // Codes are what later tokens see in either case, and sums do not depend on how rows come.
   EXPECT_EQ(mean("lm3/lm3", true), mean("lm3/lm3", false));
   EXPECT_GT(mean("lm3/lm3", true), 0);
-  // The tokens before each query are in f16 only when queries come one by one.
-  EXPECT_LT(mean("lm3,recent=32/lm3,recent=32", true), 0.7 * mean("lm3,recent=32/lm3,recent=32", false));
+  // Every query has the tokens before it in f16, however they come.
+  EXPECT_EQ(mean("lm3,recent=32/lm3,recent=32", true), mean("lm3,recent=32/lm3,recent=32", false));
+  EXPECT_LT(mean("lm3,recent=32/lm3,recent=32", true), 0.5 * mean("lm3/lm3", true));
 }
 
 TEST(Eval, WantsACache) {

@@ -74,6 +74,7 @@ codec::Plan plan_fixture() {
   plan.v_type = "q8_0";
   plan.goal = "--bits 3";
   plan.positions = 1024;
+  plan.recent = 16;
   plan.trust = 0.5;
   plan.predicted_kld = 0.015625;
   plan.certificates = {{.corpus = "text.txt, the tail",
