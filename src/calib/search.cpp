@@ -69,11 +69,10 @@ class Search {
     const bool refine = !options_.refine_text.empty();
     std::size_t recent = std::exchange(plan_.recent, 0);
     if (refine || options_.without.window) recent = 0;
-    while (recent > 0 && !window_fits(recent, budget)) recent /= 2;
     first_ = allocation(budget, 0);
     if (!options_.measure_text.empty() && !options_.without.sensitivity) measure();
     if (options_.without.sensitivity || !measured()) plan_.trust = 0;
-    plan_.recent = recent;
+    plan_.recent = fitting_window(recent, budget);
     Chosen chosen;
     if (refine) {
       choose_trust(budget);
@@ -136,6 +135,10 @@ class Search {
     };
     if (separate()) return fits(0, 1, budget) && fits(1, 2, side_bytes(*goal_.v_bits));
     return fits(0, sides(), budget);
+  }
+  std::size_t fitting_window(std::size_t recent, double budget) const {
+    while (recent > 0 && !window_fits(recent, budget)) recent /= 2;
+    return recent;
   }
   bool separate() const { return goal_.v_bits.has_value() && goal_.codes_values(); }
 
@@ -313,9 +316,12 @@ class Search {
   /// The smallest allocation found whose divergence stays below max_kld.
   Chosen smallest_within(double trust, double bytes) {
     const double most = *goal_.max_kld;
+    const std::size_t recent = plan_.recent;
     Chosen best;
+    std::size_t best_recent = 0;
     double best_bytes = 0, low = 0, high = 0;  // bytes that are too few, and enough
     for (int i = 0; i < kBisections; ++i) {
+      plan_.recent = fitting_window(recent, bytes);
       const Chosen chosen = allocation(bytes, trust);
       const eval::Summary summary =
           compare(options_.refine_text, {candidate(chosen)}, static_cast<std::size_t>(i), kBisections, "candidates")
@@ -326,6 +332,7 @@ class Search {
         if (best[0].empty() || bytes < best_bytes) {
           best = chosen;
           best_bytes = high = bytes;
+          best_recent = plan_.recent;
           plan_.predicted_kld = summary.kld_mean;
         }
         if (kld > kClose * most) break;
@@ -339,6 +346,7 @@ class Search {
     }
     KVANT_CHECK(!best[0].empty(), ErrorCode::invalid_argument, "{}: not reached with {:.2f} bits a value", goal_.text(),
                 low / bytes_of(1));
+    plan_.recent = best_recent;
     return best;
   }
   static constexpr double kFewestBits = 0.75, kMostBits = 8.25;

@@ -199,7 +199,7 @@ TEST_F(Search, FindsTheFewestBitsBelowADivergence) {
     return sum / static_cast<double>(2 * plan.codes.size() * plan.model.kv_heads);
   };
   double last = 100;
-  for (const char* most : {"0.0005", "0.005", "0.05"}) {
+  for (const char* most : {"0.0001", "0.0005", "0.002"}) {
     ASSERT_EQ(search({"-o", path, "--max-kld", most}).status, 0);
     const codec::Plan plan = codec::read_plan(path);
     EXPECT_LT(mean_bits(plan), last) << most;
