@@ -1,0 +1,37 @@
+/** Greedy generations compared with those of an f16 cache. */
+import { baseName, type Cell } from "./data.ts";
+import { h } from "./dom.ts";
+import { digits, fixed } from "./format.ts";
+import type { Section } from "./sections.ts";
+import { table, type Column } from "./table.ts";
+
+/** "agreement_length" -> "agreement length" */
+const words = (name: string) => name.replaceAll("_", " ");
+
+export const agreementSection: Section = {
+  id: "agreement",
+  title: "Agreement of generated text",
+  present: (data) => data.cells.some((cell) => cell.kind === "agreement"),
+  render(data, state) {
+    const cells = data.cells.filter((cell) => cell.kind === "agreement" && cell.model_id === state.model);
+    if (cells.length === 0) return null;
+    const scoped = cells.flatMap((cell) => cell.scopes.map((scope) => ({ cell, scope })));
+    const several = new Set(scoped.map(({ scope }) => scope)).size > 1;
+    const names = data.metric_names.filter((name) => scoped.some(({ cell, scope }) => Number.isFinite(cell.metric(name, scope))));
+    type Row = { cell: Cell; scope: string };
+    const columns: Column<Row>[] = [
+      { title: "Cache (K / V)", left: true, code: true, text: ({ cell }) => cell.label },
+      { title: "Prompts", left: true, text: ({ cell }) => baseName(data.corpora.find(({ id }) => id === cell.corpus_id)?.file ?? null) },
+      ...(several ? [{ title: "Part", left: true, text: ({ scope }: Row) => scope }] : []),
+      { title: "Bits of a value", text: ({ cell }) => fixed(cell.bits, 2), value: ({ cell }) => cell.bits },
+      ...names.map((name): Column<Row> => ({ title: words(name), text: ({ cell, scope }) => digits(cell.metric(name, scope), 4),
+        value: ({ cell, scope }) => cell.metric(name, scope) })),
+    ];
+    return [
+      h("p", {}, "The same prompts were continued greedily with each cache and with f16. After the first different token two texts go " +
+        "their own ways, so a short agreement alone is no error; characters of scripts that the f16 text does not use are."),
+      table(columns, scoped, { caption: "Generations against those with an f16 cache", sorted: columns.findIndex(({ title }) =>
+        title === "Bits of a value"), id: "agreement-table" }),
+    ];
+  },
+};
