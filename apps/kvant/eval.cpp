@@ -16,7 +16,7 @@ struct Options {
   ModelOptions model;
   TextOptions text;
   std::vector<std::string> caches, plans;
-  std::string reference = "f16";
+  std::string reference = "f16", logits, save_logits;
   std::vector<std::size_t> contexts{512};
   std::size_t chunks = 0;
   bool noise_floor = false, decode = false;
@@ -24,17 +24,27 @@ struct Options {
   bool json = false, markdown = false;
 };
 
-std::vector<eval::CachePair> parse_caches(const Options& options) {
+std::vector<eval::CachePair> parse_caches(std::string_view option, const std::vector<std::string>& texts) {
   std::vector<eval::CachePair> pairs;
   try {
-    for (const std::string& text : options.caches) {
+    for (const std::string& text : texts) {
       const auto more = eval::parse_cache_list(text);
       pairs.insert(pairs.end(), more.begin(), more.end());
     }
   } catch (const Error& e) {
-    throw Error(e.code(), fmt::format("--cache: {}", e.what()));
+    throw Error(e.code(), fmt::format("{}: {}", option, e.what()));
   }
   return pairs;
+}
+
+bool is_plain(const std::string& reference) { return reference == "f16" || reference == "f32"; }
+
+/// f16 and f32 are for keys and values.
+eval::CachePair parse_reference(const std::string& text) {
+  const auto pairs = parse_caches("--reference", {is_plain(text) ? text + "/" + text : text});
+  KVANT_CHECK(pairs.size() == 1, ErrorCode::invalid_argument, "--reference: {}: {} caches, expected 1", text,
+              pairs.size());
+  return pairs.front();
 }
 
 std::string k_name(const eval::CacheResult& row) { return codec::to_string(row.cache.k); }
@@ -44,6 +54,11 @@ std::string v_name(const eval::CacheResult& row) { return codec::to_string(row.c
 ordered_json plan_name(const eval::CacheResult& row) {
   const std::string& file = row.cache.k.plan.empty() ? row.cache.v.plan : row.cache.k.plan;
   return file.empty() ? ordered_json(nullptr) : ordered_json(file);
+}
+
+/// What the reference is called: its cache, or the file that stands for it.
+std::string reference_name(const Options& options) {
+  return options.logits.empty() ? options.reference : options.logits;
 }
 
 /// Three significant digits: "0.00483", "1.2e-09", "0".
@@ -60,17 +75,32 @@ void add_row(Table& table, const eval::CacheResult& row, const std::string& name
              digits(row.last_quarter.kld_mean), fmt::format("{:.4f}", row.last_quarter.ppl_ratio)});
 }
 
+/// What figures against a file are good for.
+std::string floor_text(const std::string& file, const eval::FileFloor& floor) {
+  return fmt::format(
+      "\nnoise floor: {} has log-probabilities in steps of {} nats. That alone makes a KLD of up to {} and moves the "
+      "loss "
+      "of a token by up to {}. Tokens that it only bounds have {} of the probability and count as one; {} true tokens "
+      "are among them.\n",
+      file, digits(floor.step), digits(floor.divergence), digits(floor.step / 2), digits(floor.bounded_share),
+      floor.bounded);
+}
+
 std::string result_text(const Options& options, const std::vector<eval::CompareResult>& results, bool colour) {
   std::string out;
   for (const eval::CompareResult& result : results) {
-    out += fmt::format("{}context {}, {} chunks, {} tokens: reference {} has perplexity {:.4f}, {}\n\n",
-                       out.empty() ? "" : "\n", result.context, result.chunks, result.tokens, options.reference,
-                       result.perplexity, format_bytes(static_cast<double>(result.usage.bytes())));
+    out +=
+        fmt::format("{}context {}, {} chunks, {} tokens: reference {} has perplexity {:.4f}", out.empty() ? "" : "\n",
+                    result.context, result.chunks, result.tokens, reference_name(options), result.perplexity);
+    if (!result.file_floor) out += ", " + format_bytes(static_cast<double>(result.usage.bytes()));
+    out += "\n";
+    if (options.caches.empty()) continue;
     Table table({"<K", "<V", "K bpv", "V bpv", "cache", "KLD mean", "median", "p99", "max", "top-1 %", "rms dp %",
                  "PPL ratio [95 %]", "last 1/4 KLD", "PPL ratio"});
     for (const eval::CacheResult& row : result.caches) add_row(table, row, k_name(row));
     if (result.noise_floor) add_row(table, *result.noise_floor, "noise floor");
-    out += options.markdown ? table.markdown() : table.text(colour);
+    out += "\n" + (options.markdown ? table.markdown() : table.text(colour));
+    if (result.file_floor) out += floor_text(options.logits, *result.file_floor);
   }
   return out;
 }
@@ -113,32 +143,68 @@ ordered_json row_json(const eval::CacheResult& row, std::size_t context) {
   return document;
 }
 
+/// What all were compared with: a cache, or a file.
+ordered_json reference_json(const Options& options, const std::vector<eval::CompareResult>& results) {
+  ordered_json document;
+  if (options.logits.empty()) {
+    const eval::CachePair pair = parse_reference(options.reference);
+    document = {{"k", codec::to_string(pair.k)}, {"v", codec::to_string(pair.v, codec::PageSide::value)}};
+  } else {
+    document = {{"logits", options.logits}};
+  }
+  document["contexts"] = ordered_json::array();
+  for (const eval::CompareResult& result : results) {
+    ordered_json& context = document["contexts"].emplace_back(ordered_json{{"context", result.context},
+                                                                           {"chunks", result.chunks},
+                                                                           {"tokens", result.tokens},
+                                                                           {"perplexity", result.perplexity}});
+    if (result.file_floor) {
+      context["floor"] = {{"step", result.file_floor->step},
+                          {"kld", result.file_floor->divergence},
+                          {"bounded_share", result.file_floor->bounded_share},
+                          {"bounded", result.file_floor->bounded}};
+    } else {
+      context["k_bpv"] = result.usage.k_bpv;
+      context["v_bpv"] = result.usage.v_bpv;
+      context["cache_bytes"] = result.usage.bytes();
+    }
+  }
+  return document;
+}
+
 std::string result_json(const Options& options, const std::vector<eval::CompareResult>& results) {
-  ordered_json reference = {{"k", options.reference}, {"v", options.reference}, {"contexts", ordered_json::array()}};
   ordered_json rows = ordered_json::array(), floors = ordered_json::array();
   for (const eval::CompareResult& result : results) {
-    reference["contexts"].push_back({{"context", result.context},
-                                     {"chunks", result.chunks},
-                                     {"tokens", result.tokens},
-                                     {"perplexity", result.perplexity},
-                                     {"k_bpv", result.usage.k_bpv},
-                                     {"v_bpv", result.usage.v_bpv},
-                                     {"cache_bytes", result.usage.bytes()}});
     for (const eval::CacheResult& row : result.caches) rows.push_back(row_json(row, result.context));
     if (result.noise_floor) floors.push_back(row_json(*result.noise_floor, result.context));
   }
-  ordered_json document = {
-      {"model", options.model.model}, {"text", options.text.source()}, {"precision", options.model.precision},
-      {"decode", options.decode},     {"reference", reference},        {"results", rows}};
+  ordered_json document = {{"model", options.model.model},
+                           {"text", options.text.source()},
+                           {"precision", options.model.precision},
+                           {"decode", options.decode},
+                           {"reference", reference_json(options, results)},
+                           {"results", rows}};
   if (options.noise_floor) document["noise_floor"] = floors;
   return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
+void check_usage(const Options& options) {
+  const bool save = !options.save_logits.empty();
+  if (!options.text.given()) throw UsageError("eval: -f or -p is required (kvant eval --help)");
+  if (options.caches.empty() && !save) throw UsageError("eval: --cache or --plan is required (kvant eval --help)");
+  if (save && options.contexts.size() != 1) throw UsageError("eval: --save-logits takes one value of -c");
+  if (!save && !is_plain(options.reference)) {
+    throw UsageError(
+        fmt::format("eval: --reference {}: f16 or f32, others with --save-logits only", options.reference));
+  }
+}
+
 void run(const Options& options) {
   eval::CompareOptions settings;
-  settings.caches = parse_caches(options);
-  const codec::CacheSpec reference = codec::parse_cache_spec(options.reference);
-  settings.reference = {reference, reference};
+  settings.caches = parse_caches("--cache", options.caches);
+  settings.reference = parse_reference(options.reference);
+  settings.logits = options.logits;
+  settings.save_logits = options.save_logits;
   settings.chunks = options.chunks;
   settings.noise_floor = options.noise_floor;
   settings.decode = options.decode;
@@ -147,12 +213,12 @@ void run(const Options& options) {
   engine::Engine engine = options.model.open();
   const auto tokens = encode_text(engine.tokenizer(), text, false, options.text.source());
   const std::size_t longest = *std::max_element(options.contexts.begin(), options.contexts.end());
-  KVANT_CHECK(tokens.size() >= longest, ErrorCode::invalid_argument, "{}: {} tokens, less than one window of {} (-c)",
-              options.text.source(), tokens.size(), longest);
+  KVANT_CHECK(tokens.size() >= longest || !options.logits.empty(), ErrorCode::invalid_argument,
+              "{}: {} tokens, less than one window of {} (-c)", options.text.source(), tokens.size(), longest);
 
   std::vector<eval::CompareResult> results;
   for (const std::size_t context : options.contexts) {
-    Progress progress(fmt::format("eval -c {}", context), "tokens");
+    Progress progress(options.logits.empty() ? fmt::format("eval -c {}", context) : "eval", "tokens");
     settings.context = context;
     settings.progress = [&](std::size_t done, std::size_t total, std::string_view status) {
       progress.update(done, total, status);
@@ -179,28 +245,42 @@ Command add_eval(CLI::App& app) {
                   "What to compare: K or K/V of types as --cache-k takes them, or plan:FILE")
       ->type_name("CACHE...");
   command.add_option("--plan", options->plans, "The same as --cache plan:FILE")->type_name("FILE...");
-  command.add_option("-c,--context", options->contexts, "Tokens of a window, a list (default: 512)")
-      ->check(CLI::Range(std::size_t{3}, std::size_t{1} << 31).description(""))
-      ->delimiter(',')
-      ->type_name("N,...");
-  command.add_option("--chunks", options->chunks, "Windows to score (default: all)")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31).description(""))
-      ->type_name("N");
-  command.add_option("--reference", options->reference, "Cache of the reference, f16 or f32 (default: f16)")
-      ->check(CLI::IsMember({"f16", "f32"}).description(""))
-      ->type_name("TYPE");
-  command.add_flag("--noise-floor", options->noise_floor, "Also compare the reference with itself in other batches");
+  CLI::Option* context =
+      command.add_option("-c,--context", options->contexts, "Tokens of a window, a list (default: 512)")
+          ->check(CLI::Range(std::size_t{3}, std::size_t{1} << 31).description(""))
+          ->delimiter(',')
+          ->type_name("N,...");
+  CLI::Option* chunks = command.add_option("--chunks", options->chunks, "Windows to score (default: all)")
+                            ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31).description(""))
+                            ->type_name("N");
+  CLI::Option* reference =
+      command
+          .add_option("--reference", options->reference,
+                      "Cache of the reference, f16 or f32 (default: f16); with --save-logits any that --cache takes")
+          ->type_name("TYPE");
+  CLI::Option* floor = command.add_flag("--noise-floor", options->noise_floor,
+                                        "Also compare the reference with itself in other batches");
+  CLI::Option* save = command
+                          .add_option("--save-logits", options->save_logits,
+                                      "Write the reference's logits as llama-perplexity --kl-divergence-base does")
+                          ->type_name("FILE");
+  command
+      .add_option("--logits", options->logits,
+                  "Compare with such a file, made from the same text, instead of with a cache; windows are the file's")
+      ->excludes(context)
+      ->excludes(chunks)
+      ->excludes(reference)
+      ->excludes(floor)
+      ->excludes(save)
+      ->type_name("FILE");
   command.add_flag("--decode", options->decode,
                    "Feed the scored tokens to the caches one by one, as when text is generated");
   add_output_option(command, options->output);
   CLI::Option* json = command.add_flag("--json", options->json, "Print one JSON document");
   command.add_flag("--markdown", options->markdown, "Print the table as Markdown")->excludes(json);
   return {&command, [options] {
-            if (!options->text.given()) throw UsageError("eval: -f or -p is required (kvant eval --help)");
-            if (options->caches.empty() && options->plans.empty()) {
-              throw UsageError("eval: --cache or --plan is required (kvant eval --help)");
-            }
             for (const std::string& plan : options->plans) options->caches.push_back("plan:" + plan);
+            check_usage(*options);
             run(*options);
           }};
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "eval/logits_file.h"
 #include "eval/windows.h"
 
 namespace kvant::eval {
@@ -17,6 +18,13 @@ using engine::Token;
 /// Rows of a forward pass of the noise floor: no divisor of what the reference runs at a time.
 constexpr std::size_t kNoiseRows = 50;
 constexpr std::size_t kPositionRanges = 4;
+
+/// Sum of the probabilities of the tokens above a log-probability.
+double probability_above(std::span<const float> log_probability, float floor) {
+  double sum = 0;
+  for (const float log_p : log_probability) sum += log_p > floor ? std::exp(static_cast<double>(log_p)) : 0;
+  return sum;
+}
 
 /// A cache that is compared with the reference.
 struct Subject {
@@ -29,39 +37,53 @@ struct Subject {
 /// Runs the windows and keeps the scores.
 class Comparison {
  public:
-  Comparison(engine::Engine& engine, const Windows& windows, const CompareOptions& options)
+  /// The reference is `file`, or runs and is written to `saved` where that is not null.
+  Comparison(engine::Engine& engine, const Windows& windows, const CompareOptions& options, LogitsReader* file,
+             LogitsWriter* saved)
       : engine_(engine),
         windows_(windows),
         progress_(options.progress),
-        reference_(engine.make_cache(options.reference.k, options.reference.v, windows.context())) {
+        reference_spec_(options.reference),
+        file_(file),
+        saved_(saved) {
+    if (!file) reference_.emplace(make_cache(options.reference));
     const std::size_t most = model::Transformer::kMaxRows;
     for (const CachePair& spec : options.caches) add(spec, most, options.decode ? 1 : most);
     if (options.noise_floor) add(options.reference, kNoiseRows, options.decode ? 1 : kNoiseRows);
-    total_ = windows.count() * (windows.context() - 1) * (subjects_.size() + 1);
+    total_ = windows.count() * (windows.context() - 1) * (subjects_.size() + (file ? 0 : 1));
   }
 
   void run(std::size_t index) {
     window_ = index;
     const std::vector<Token> tokens = windows_.tokens(index);
     const auto unscored = std::span(tokens).first(windows_.first_scored());
-    prefill(reference_, unscored, model::Transformer::kMaxRows);
+    if (reference_) prefill(*reference_, unscored, model::Transformer::kMaxRows);
     for (Subject& subject : subjects_) prefill(subject.cache, unscored, subject.prefill_rows);
     for (const auto& [begin, end] : windows_.pieces()) {
       const auto rows = std::span(tokens).subspan(begin, end - begin);
       const auto targets = std::span(tokens).subspan(begin + 1, end - begin);
-      run_reference(rows, targets);
+      file_ ? read_reference(targets) : run_reference(rows, targets);
       for (Subject& subject : subjects_) run_subject(subject, rows, targets);
     }
   }
 
   double perplexity() const { return std::exp(loss_ / static_cast<double>(tokens_)); }
-  const cache::KvCache& reference() const { return reference_; }
+  cache::CacheUsage reference_usage() const { return reference_ ? reference_->usage() : cache::CacheUsage{}; }
+  FileFloor file_floor() const {
+    FileFloor floor = floor_;
+    floor.divergence /= static_cast<double>(tokens_);
+    floor.bounded_share = std::max(0.0, floor.bounded_share / static_cast<double>(tokens_));
+    return floor;
+  }
   std::span<const Subject> subjects() const { return subjects_; }
 
  private:
+  cache::KvCache make_cache(const CachePair& spec) {
+    return engine_.make_cache(spec.k, spec.v, windows_.context(), 1, spec.plan.get());
+  }
+
   void add(const CachePair& spec, std::size_t prefill_rows, std::size_t rows) {
-    subjects_.push_back(
-        {spec, engine_.make_cache(spec.k, spec.v, windows_.context(), 1, spec.plan.get()), prefill_rows, rows});
+    subjects_.push_back({spec, make_cache(spec), prefill_rows, rows});
     subjects_.back().scores.reserve(windows_.count() * windows_.scored());
   }
 
@@ -92,7 +114,7 @@ class Comparison {
 
   /// Keeps the logits and what they are normalized by: the next forward pass overwrites them.
   void run_reference(std::span<const Token> rows, std::span<const Token> targets) {
-    const MatView<const float> out = logits(reference_, rows);
+    const MatView<const float> out = logits(*reference_, rows);
     kept_.resize(out.rows * out.cols);
     sums_.resize(out.rows);
     const MatView<float> kept{kept_.data(), out.rows, out.cols};
@@ -102,23 +124,51 @@ class Comparison {
     });
     for (std::size_t r = 0; r < out.rows; ++r) {
       const double loss = -sums_[r].log_probability(kept.row(r), static_cast<std::size_t>(targets[r]));
-      check_finite(std::isfinite(loss), {reference_.config().k, reference_.config().v});
+      check_finite(std::isfinite(loss), reference_spec_);
       loss_ += loss;
     }
+    if (saved_) saved_->add(kept, engine_.pool());
     tokens_ += out.rows;
     advance(out.rows);
+  }
+
+  /// The next rows of the file in place of logits.
+  void read_reference(std::span<const Token> targets) {
+    const std::size_t rows = targets.size(), vocabulary = file_->shape().vocabulary;
+    kept_.resize(rows * vocabulary);
+    coded_.resize(rows);
+    const MatView<float> kept{kept_.data(), rows, vocabulary};
+    for (std::size_t r = 0; r < rows; ++r) coded_[r] = file_->next(kept.row(r));
+    std::vector<double> known(rows, 1);
+    engine_.pool().run(rows, [&](std::size_t r, int) {
+      if (std::isfinite(coded_[r].floor)) known[r] = probability_above(kept.row(r), coded_[r].floor);
+    });
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float log_p = kept.row(r)[static_cast<std::size_t>(targets[r])];
+      const double step = static_cast<double>(coded_[r].step);
+      loss_ -= static_cast<double>(log_p);
+      floor_.step = std::max(floor_.step, step);
+      floor_.divergence += step * step / 8;
+      floor_.bounded_share += 1 - known[r];
+      floor_.bounded += log_p <= coded_[r].floor ? 1 : 0;
+    }
+    tokens_ += rows;
+  }
+
+  /// Compares the row of the piece.
+  TokenScore score(std::size_t row, std::span<const float> other, Token target) const {
+    const std::span<const float> kept(kept_.data() + row * other.size(), other.size());
+    const auto token = static_cast<std::size_t>(target);
+    return file_ ? compare_coded_row(kept, coded_[row], other, token) : compare_rows(kept, sums_[row], other, token);
   }
 
   void run_subject(Subject& subject, std::span<const Token> rows, std::span<const Token> targets) {
     for (std::size_t at = 0; at < rows.size(); at += subject.rows) {
       const std::size_t count = std::min(subject.rows, rows.size() - at), scored = subject.scores.size();
       const MatView<const float> out = logits(subject.cache, rows.subspan(at, count));
-      const MatView<const float> kept{kept_.data() + at * out.cols, count, out.cols};
       subject.scores.resize(scored + count);
-      engine_.pool().run(count, [&](std::size_t r, int) {
-        subject.scores[scored + r] =
-            compare_rows(kept.row(r), sums_[at + r], out.row(r), static_cast<std::size_t>(targets[at + r]));
-      });
+      engine_.pool().run(
+          count, [&](std::size_t r, int) { subject.scores[scored + r] = score(at + r, out.row(r), targets[at + r]); });
       for (std::size_t r = scored; r < scored + count; ++r) {
         check_finite(std::isfinite(subject.scores[r].divergence) && std::isfinite(subject.scores[r].loss_change),
                      subject.spec);
@@ -130,10 +180,15 @@ class Comparison {
   engine::Engine& engine_;
   const Windows& windows_;
   const ProgressSink& progress_;
-  cache::KvCache reference_;
+  CachePair reference_spec_;
+  LogitsReader* file_;
+  LogitsWriter* saved_;
+  std::optional<cache::KvCache> reference_;  ///< where it is not a file
   std::vector<Subject> subjects_;
-  std::vector<float> kept_;       ///< logits of the reference [rows, vocabulary]
-  std::vector<Normalizer> sums_;  ///< of each row
+  std::vector<float> kept_;       ///< logits of the reference, or its log-probabilities [rows, vocabulary]
+  std::vector<Normalizer> sums_;  ///< of each row of logits
+  std::vector<CodedRow> coded_;   ///< of each row of a file
+  FileFloor floor_;               ///< sums where figures are means
   double loss_ = 0;
   std::size_t tokens_ = 0, done_ = 0, total_ = 0;
   std::size_t window_ = 0;
@@ -160,19 +215,47 @@ CacheResult result_of(const Subject& subject, const Windows& windows, double ref
   return result;
 }
 
+/// Refuses a file that is not of this model and text.
+void check_matches(const LogitsReader& file, const engine::Engine& engine, std::span<const Token> text) {
+  const LogitsShape& shape = file.shape();
+  KVANT_CHECK(shape.vocabulary == engine.config().vocabulary, ErrorCode::invalid_argument,
+              "{}: n_vocab {}, {} has {} tokens", file.path(), shape.vocabulary, engine.file().path(),
+              engine.config().vocabulary);
+  KVANT_CHECK(shape.tokens() <= text.size(), ErrorCode::invalid_argument,
+              "{}: {} tokens (n_ctx {}, n_chunk {}), the text has {}", file.path(), shape.tokens(), shape.context,
+              shape.chunks, text.size());
+  const auto [theirs, ours] = std::mismatch(file.tokens().begin(), file.tokens().end(), text.begin());
+  if (theirs == file.tokens().end()) return;
+  fail(ErrorCode::invalid_argument, "{}: token {} is {}, in the text it is {}", file.path(),
+       theirs - file.tokens().begin(), *theirs, *ours);
+}
+
 }  // namespace
 
 CompareResult compare(engine::Engine& engine, std::span<const Token> text, const CompareOptions& options) {
-  const Windows windows(engine, text, options.context, options.chunks);
-  Comparison comparison(engine, windows, options);
+  std::optional<LogitsReader> file;
+  if (!options.logits.empty()) {
+    KVANT_CHECK(!options.noise_floor && options.save_logits.empty(), ErrorCode::invalid_argument,
+                "{}: a file has no noise floor and cannot be saved", options.logits);
+    check_matches(file.emplace(options.logits), engine, text);
+  }
+  const Windows windows = file ? Windows(engine, file->tokens(), file->shape().context, file->shape().chunks)
+                               : Windows(engine, text, options.context, options.chunks);
+  std::optional<LogitsWriter> saved;
+  if (!options.save_logits.empty()) {
+    const LogitsShape shape{windows.context(), engine.config().vocabulary, windows.count()};
+    saved.emplace(options.save_logits, shape, text.first(shape.tokens()));
+  }
+  Comparison comparison(engine, windows, options, file ? &*file : nullptr, saved ? &*saved : nullptr);
   for (std::size_t i = 0; i < windows.count(); ++i) comparison.run(i);
+  if (saved) saved->commit();
 
   CompareResult result;
   result.context = windows.context();
   result.chunks = windows.count();
   result.tokens = windows.count() * windows.scored();
   result.perplexity = comparison.perplexity();
-  result.usage = comparison.reference().usage();
+  result.usage = comparison.reference_usage();
   for (const Subject& subject : comparison.subjects()) {
     result.caches.push_back(result_of(subject, windows, result.perplexity));
   }
@@ -180,6 +263,7 @@ CompareResult compare(engine::Engine& engine, std::span<const Token> text, const
     result.noise_floor = std::move(result.caches.back());
     result.caches.pop_back();
   }
+  if (file) result.file_floor = comparison.file_floor();
   return result;
 }
 

@@ -102,9 +102,14 @@ CodedRow decode_logits_row(std::span<const std::byte> bytes, std::span<float> lo
   KVANT_CHECK(std::isfinite(step) && step >= 0 && std::isfinite(lowest) && step * kTopCode + lowest <= kAboveOne,
               ErrorCode::format, "{}: row {}: step {} and lowest log-probability {} are none of log-probabilities",
               file, row, step, lowest);
+  std::uint16_t highest = 0;
   for (std::size_t i = 0; i < log_probability.size(); ++i) {
-    log_probability[i] = step * static_cast<float>(get<std::uint16_t>(bytes.data() + 8 + 2 * i)) + lowest;
+    const auto code = get<std::uint16_t>(bytes.data() + 8 + 2 * i);
+    log_probability[i] = step * static_cast<float>(code) + lowest;
+    highest = std::max(highest, code);
   }
+  KVANT_CHECK(step == 0 || highest == kTopCode, ErrorCode::format, "{}: row {}: highest code {}, expected {}", file,
+              row, highest, kTopCode);
   return {step, step * kTopCode >= kCutRange ? lowest : -std::numeric_limits<float>::infinity()};
 }
 

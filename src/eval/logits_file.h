@@ -63,7 +63,7 @@ struct CodedRow {
   float floor = 0;
 };
 /// log p of each token, f32. Throws format, naming `file` and `row` (a number), when step or lowest are no such thing:
-/// not finite, a negative step, a probability above 1.
+/// not finite, a negative step, a probability above 1; or when no token has the highest code.
 CodedRow decode_logits_row(std::span<const std::byte> bytes, std::span<float> log_probability, std::string_view file,
                            std::size_t row);
 

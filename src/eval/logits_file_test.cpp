@@ -226,6 +226,10 @@ TEST(LogitsFile, RefusesDamage) {
     std::vector<float> log_p(3);
     expect_refusal([&] { reader.next(log_p); }, file.path() + ": row 0: step ");
   }
+  file.write(whole);
+  LogitsReader reader(file.path());
+  std::vector<float> log_p(3);
+  expect_refusal([&] { reader.next(log_p); }, file.path() + ": row 0: highest code 0, expected 65535");
 }
 
 TEST(LogitsFile, NothingIsLeftWithoutCommit) {
@@ -248,7 +252,7 @@ TEST(CompareCodedRow, RoundingCountsInSecondOrder) {
     encode_logits_row(logits, row);
     std::vector<float> log_p(3000);
     const CodedRow coded = decode_logits_row(row, log_p, "", 0);
-    const TokenScore score = compare_coded_row(log_p, coded.floor, logits, 77);
+    const TokenScore score = compare_coded_row(log_p, coded, logits, 77);
     const double step = static_cast<double>(coded.step);
     EXPECT_LE(score.divergence, step * step / 8 * 1.06) << "0.512 steps";
     EXPECT_LE(std::abs(score.probability_change), step);
@@ -270,7 +274,7 @@ TEST(CompareCodedRow, AgreesWithTheLogits) {
   const CodedRow coded = decode_logits_row(row, log_p, "", 0);
   EXPECT_EQ(coded.floor, -std::numeric_limits<float>::infinity());
   const TokenScore plain = compare_rows(logits, normalize(logits), other, 5);
-  const TokenScore score = compare_coded_row(log_p, coded.floor, other, 5);
+  const TokenScore score = compare_coded_row(log_p, coded, other, 5);
   const double step = static_cast<double>(coded.step);
   EXPECT_GT(plain.divergence, 0.01);
   EXPECT_NEAR(score.divergence, plain.divergence, 0.5 * step);
@@ -280,15 +284,37 @@ TEST(CompareCodedRow, AgreesWithTheLogits) {
   EXPECT_EQ(score.same_best, plain.same_best);
 }
 
-/// Tokens at the floor are left out of both sides.
-TEST(CompareCodedRow, LeavesOutWhatTheFileDoesNotSay) {
-  const std::vector<float> log_p{std::log(0.6f), std::log(0.3f), -20, -20};
+/// Tokens at the floor count as one, with the probability within the file's rounding that makes the divergence least.
+TEST(CompareCodedRow, CountsBoundedTokensAsOne) {
+  const std::vector<float> log_p{std::log(0.6f), std::log(0.3f), -2, -2};
   const std::vector<float> other{std::log(0.2f), std::log(0.4f), std::log(0.1f), std::log(0.3f)};
-  const TokenScore score = compare_coded_row(log_p, -20, other, 0);
-  // p = 2/3, 1/3 against q = 1/3, 2/3: ln(2) / 3.
-  EXPECT_NEAR(score.divergence, std::log(2) / 3, 1e-6);
+  const TokenScore score = compare_coded_row(log_p, {0, -2}, other, 0);
+  // Three symbols: 0.6, 0.3, 0.1 against 0.2, 0.4, 0.4; P = 0.1 within 4e-6, where the slope is about 2.
+  EXPECT_NEAR(score.divergence, 0.6 * std::log(3) + 0.3 * std::log(0.75) + 0.1 * std::log(0.25), 1e-5);
   EXPECT_NEAR(score.loss_change, std::log(3), 1e-6);
+  EXPECT_NEAR(score.probability_change, -0.4, 1e-6);
   EXPECT_FALSE(score.same_best);
+  // Known within half of 0.1 times 0.3: the least P is 0.085, and the others share 0.915.
+  const double p = 0.085, known = (2 * std::log(2.0 / 3 / 0.2) + std::log(1.0 / 3 / 0.4)) / 3;
+  EXPECT_NEAR(compare_coded_row(log_p, {0.1f, -2}, other, 0).divergence,
+              std::min((1 - p) * (std::log(1 - p) + known) + p * std::log(p / 0.4),
+                       0.885 * (std::log(0.885) + known) + 0.115 * std::log(0.115 / 0.4)),
+              1e-5);
+}
+
+/// A cache that gives much to tokens which the reference rules out pays for it as with the logits themselves.
+TEST(CompareCodedRow, SeesWhatGoesToBoundedTokens) {
+  std::vector<float> logits = random_logits(3000, 1, 41), other = logits;
+  for (std::size_t i = 100; i < 3000; ++i) logits[i] -= 25;
+  for (std::size_t i = 100; i < 3000; ++i) other[i] -= 3;
+  std::vector<std::byte> row(8 + 2 * 3000);
+  encode_logits_row(logits, row);
+  std::vector<float> log_p(3000);
+  const CodedRow coded = decode_logits_row(row, log_p, "", 0);
+  const double plain = static_cast<double>(compare_rows(logits, normalize(logits), other, 5).divergence);
+  EXPECT_GT(plain, 0.7) << "ln(1 + 29 e^-3)";
+  // Up to half a step of rounding, and of P times ln(P / Q).
+  EXPECT_NEAR(compare_coded_row(log_p, coded, other, 5).divergence, plain, 12 * static_cast<double>(coded.step));
 }
 
 }  // namespace

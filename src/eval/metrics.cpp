@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 #include "base/random.h"
+#include "eval/logits_file.h"
 
 namespace kvant::eval {
 namespace {
@@ -13,6 +15,8 @@ constexpr double kNormal95 = 1.959963984540054;  ///< of the standard normal, 2.
 constexpr std::size_t kManyWindows = 30, kRun = 64, kFewBlocks = 8;
 constexpr std::size_t kResamples = 2000;
 constexpr std::uint64_t kSeed = 20240601;
+/// Of a log-probability of a file, beside its code: four roundings of numbers up to 32.
+constexpr double kF32Error = 4 * 0x1p-20;
 
 struct Range {
   std::size_t begin, end;
@@ -50,6 +54,26 @@ double mean(std::span<const Block> blocks) {
   return all.sum / static_cast<double>(all.count);
 }
 
+/// What a divergence from a coded row is made of.
+struct CodedSums {
+  double p = 0, p_best = 0;  ///< of the tokens above the floor, and of the most probable one
+  double weighted = 0;       ///< sum p ln(p / q) over them
+  double q_rest = 0;         ///< of the other cache, for the tokens that the row only bounds
+  std::size_t bounded = 0;   ///< how many these are
+
+  double divergence(const CodedRow& row) const {
+    const double known = weighted / p - std::log(p);
+    if (bounded == 0) return known;
+    // The code of the most probable token is exact; f32 rounds step and lowest, and their sum.
+    const double error = static_cast<double>(row.step) / 2 * (p - p_best) + kF32Error * p;
+    const double most = static_cast<double>(bounded) * std::exp(static_cast<double>(row.floor));
+    const double low = std::clamp(1 - p - error, 0.0, most), high = std::clamp(1 - p + error, 0.0, most);
+    const double q = std::max(q_rest, std::numeric_limits<double>::min());
+    const double rest = std::clamp(1 / (1 + std::exp(-known) / q), low, high);
+    return (1 - rest) * (std::log1p(-rest) + known) + (rest > 0 ? rest * std::log(rest / q) : 0);
+  }
+};
+
 }  // namespace
 
 Normalizer normalize(std::span<const float> logits) {
@@ -75,23 +99,28 @@ TokenScore compare_rows(std::span<const float> reference, const Normalizer& refe
           static_cast<float>(std::exp(after) - std::exp(before)), reference_sum.best == other_sum.best};
 }
 
-TokenScore compare_coded_row(std::span<const float> log_probability, float floor, std::span<const float> other,
+TokenScore compare_coded_row(std::span<const float> log_probability, const CodedRow& row, std::span<const float> other,
                              std::size_t target) {
   const Normalizer other_sum = normalize(other);
-  double p_sum = 0, q_sum = 0, weighted = 0;
+  CodedSums sums;
+  std::size_t best = 0;
   for (std::size_t i = 0; i < other.size(); ++i) {
-    if (log_probability[i] <= floor) continue;
-    const double log_p = static_cast<double>(log_probability[i]), log_q = other_sum.log_probability(other, i);
-    const double p = std::exp(log_p);
-    p_sum += p;
-    q_sum += std::exp(log_q);
-    weighted += p * (log_p - log_q);
+    const double log_q = other_sum.log_probability(other, i);
+    if (log_probability[i] <= row.floor) {
+      sums.q_rest += std::exp(log_q);
+      ++sums.bounded;
+      continue;
+    }
+    const double log_p = static_cast<double>(log_probability[i]), p = std::exp(log_p);
+    sums.p += p;
+    sums.weighted += p * (log_p - log_q);
+    if (log_probability[i] > log_probability[best]) best = i;
   }
-  const double divergence = weighted / p_sum - std::log(p_sum / q_sum);
+  sums.p_best = std::exp(static_cast<double>(log_probability[best]));
+  const double divergence = sums.divergence(row);
   const double before = static_cast<double>(log_probability[target]), after = other_sum.log_probability(other, target);
-  const auto best = std::max_element(log_probability.begin(), log_probability.end()) - log_probability.begin();
   return {static_cast<float>(divergence < 0 ? 0 : divergence), static_cast<float>(before - after),
-          static_cast<float>(std::exp(after) - std::exp(before)), static_cast<std::size_t>(best) == other_sum.best};
+          static_cast<float>(std::exp(after) - std::exp(before)), best == other_sum.best};
 }
 
 double standard_error(std::span<const Block> blocks) {

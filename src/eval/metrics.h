@@ -6,6 +6,8 @@
 
 namespace kvant::eval {
 
+struct CodedRow;
+
 /// What the softmax of a row of logits divides by, as a logarithm, and the most probable token (the first of equals).
 struct Normalizer {
   double log_sum = 0;
@@ -32,11 +34,14 @@ struct TokenScore {
 TokenScore compare_rows(std::span<const float> reference, const Normalizer& reference_sum, std::span<const float> other,
                         std::size_t target);
 
-/// The same where the reference is a row of log-probabilities of limited range and resolution (eval/logits_file.h):
-/// those at or below `floor` are bounds, and rounding leaves the sum off 1. The divergence is over the tokens above
-/// `floor`, both sides normalized over these alone; so errors of the reference's e_i count in second order, Var_p(e) /
-/// 2 on equal rows. Changes of the true token are taken as they are. NaN when no token is above `floor`.
-TokenScore compare_coded_row(std::span<const float> log_probability, float floor, std::span<const float> other,
+/// The same where the reference is a row of a file, of log-probabilities with limited resolution and range
+/// (eval/logits_file.h). Tokens at or below the row's floor count as one, since the file only bounds them. Their
+/// probability P is what the others leave of 1, which is known within half a step times theirs; of these P the one is
+/// taken that makes the divergence least:
+///     (1 - P) (ln(1 - P) + sum_i p_i ln(p_i / q_i)) + P ln(P / Q),  p normalized over the tokens above the floor,
+/// Q what `other` gives those below. Rounding thus counts in second order: on equal rows by Var_p(e) / 2, |e_i| at most
+/// half a step. Changes of the true token are taken as the file has them.
+TokenScore compare_coded_row(std::span<const float> log_probability, const CodedRow& row, std::span<const float> other,
                              std::size_t target);
 
 /// Tokens that are drawn together, since what neighbours lose is correlated.
