@@ -20,11 +20,12 @@ struct Attend::Call {
   MatView<float> out;
 };
 
-Attend::Attend(const Shape& shape, const Side& keys, const Side& values, ThreadPool& pool,
+Attend::Attend(const Shape& shape, const Side& keys, const Side& values, const BlockTable& blocks, ThreadPool& pool,
                const kernels::AttentionKernels& kernels, std::size_t sequences, std::size_t capacity)
     : shape_(shape),
       keys_(&keys),
       values_(&values),
+      blocks_(&blocks),
       key_dims_(keys.dims()),
       dims_(values.dims()),
       tile_tokens_(std::max(kSplitTokens, kTileRows / shape.group)),
@@ -49,7 +50,8 @@ Attend::Attend(const Shape& shape, const Side& keys, const Side& values, ThreadP
     s.total_states = AlignedBuffer<kernels::SoftmaxState>(rows);
     scratch_.push_back(std::move(s));
   }
-  const std::size_t chunks = sequences * shape.kv_heads * chunks_of(capacity);
+  const std::size_t most = std::min(sequences * chunks_of(capacity), blocks.slots() / kChunkPages + sequences);
+  const std::size_t chunks = shape.kv_heads * most;
   tasks_.reserve(chunks);
   merges_.reserve(sequences * shape.kv_heads);
   partial_ = AlignedBuffer<float>(chunks * shape.group * dims_);
@@ -146,12 +148,8 @@ void Attend::score(const Call& call, const Tile& tile, const Page& page, Scratch
   const std::size_t rows = tile.tokens * shape_.group;
   const Side::Head& head = keys_->head(call.layer, tile.kv_head);
   const PageStore& values = values_->pages(call.layer);
-  const std::byte* next = values.page(page.sequence, tile.kv_head, page.index);
-  head.codec->score({keys_->pages(call.layer).page(page.sequence, tile.kv_head, page.index),
-                     rows,
-                     page.tokens,
-                     {next, values.page_bytes(tile.kv_head)},
-                     s.page.data()},
+  const kernels::Upcoming next{values.page(tile.kv_head, page.slot), values.page_bytes(tile.kv_head)};
+  head.codec->score({keys_->pages(call.layer).page(tile.kv_head, page.slot), rows, page.tokens, next, s.page.data()},
                     s.q, s.logits.data());
   if (const Window* window = keys_->window()) {
     const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens, tile.position());
@@ -176,12 +174,11 @@ void Attend::mix(const Call& call, const Tile& tile, const Page& page, Scratch& 
   const std::size_t rows = tile.tokens * shape_.group;
   const PageStore& keys = keys_->pages(call.layer);
   const PageStore& values = values_->pages(call.layer);
-  const std::size_t next = page.start + kPageTokens < tile.end() ? keys.page_bytes(tile.kv_head) : 0;
-  const PageCall whole{values.page(page.sequence, tile.kv_head, page.index),
-                       rows,
-                       page.tokens,
-                       {keys.page(page.sequence, tile.kv_head, page.index) + keys.page_bytes(tile.kv_head), next},
-                       s.page.data()};
+  kernels::Upcoming next;
+  if (page.start + kPageTokens < tile.end()) {
+    next = {keys.page(tile.kv_head, blocks_->slot(page.sequence, page.index + 1)), keys.page_bytes(tile.kv_head)};
+  }
+  const PageCall whole{values.page(tile.kv_head, page.slot), rows, page.tokens, next, s.page.data()};
   const PageCodec& codec = *values_->head(call.layer, tile.kv_head).codec;
   const Window* window = values_->window();
   if (window == nullptr) return codec.mix(whole, s.logits.data(), s.rescale.data(), out);
@@ -209,8 +206,8 @@ void Attend::attend_page(const Call& call, const Tile& tile, std::size_t index, 
                          kernels::SoftmaxState* states, float* out) const {
   const std::size_t rows = tile.tokens * shape_.group;
   const std::size_t start = index * kPageTokens;
-  const Page page{index, start, std::min(kPageTokens, tile.end() - start),
-                  static_cast<std::size_t>(tile.segment->sequence)};
+  const auto sequence = static_cast<std::size_t>(tile.segment->sequence);
+  const Page page{index, start, std::min(kPageTokens, tile.end() - start), sequence, blocks_->slot(sequence, index)};
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t sees = tile.position() + r / shape_.group + 1;
     s.visible[r] = sees > start ? std::min(kPageTokens, sees - start) : 0;

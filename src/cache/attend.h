@@ -6,6 +6,7 @@
 #include "base/thread_pool.h"
 #include "base/view.h"
 #include "cache/batch.h"
+#include "cache/block_table.h"
 #include "cache/side.h"
 
 namespace kvant::cache {
@@ -24,9 +25,9 @@ class Attend {
     std::size_t head_dim;
     float score_scale;
   };
-  /// Holds the workspace for one new token in each of `sequences` sequences of up to `capacity` tokens; it grows when a
-  /// batch needs more.
-  Attend(const Shape& shape, const Side& keys, const Side& values, ThreadPool& pool,
+  /// Holds the workspace for one new token in each of `sequences` sequences of up to `capacity` tokens that share no
+  /// blocks; it grows when a batch needs more. The blocks of all sequences lie where `blocks` says.
+  Attend(const Shape& shape, const Side& keys, const Side& values, const BlockTable& blocks, ThreadPool& pool,
          const kernels::AttentionKernels& kernels, std::size_t sequences, std::size_t capacity);
 
   /// As KvCache::attend; the pages hold the batch's own tokens.
@@ -66,7 +67,7 @@ class Attend {
   struct Page {
     std::size_t index, start;  ///< position of its first token
     std::size_t tokens;        ///< that the tile's last query sees
-    std::size_t sequence;
+    std::size_t sequence, slot;
   };
 
   void plan(const Batch& batch);
@@ -84,6 +85,7 @@ class Attend {
   Shape shape_;
   const Side* keys_;
   const Side* values_;
+  const BlockTable* blocks_;
   std::size_t key_dims_, dims_;  ///< of stored keys, and of values and so of the sums
   std::size_t tile_tokens_;
   ThreadPool* pool_;

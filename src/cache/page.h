@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <numeric>
 #include <vector>
 
 #include "kernels/attention/attention.h"
@@ -8,41 +9,33 @@ namespace kvant::cache {
 
 using kernels::kPageTokens;
 
-/// What a layer's pages are: for each sequence and KV head a run of pages of 64 tokens.
+/// What a layer's pages are: of each KV head as many pages of 64 tokens as the pool has slots.
 struct PageGrid {
-  std::size_t sequences = 0;
-  std::size_t pages = 0;                ///< of each sequence
+  std::size_t slots = 0;
   std::vector<std::size_t> page_bytes;  ///< of each KV head
 
-  std::size_t sequence_bytes() const {
-    std::size_t bytes = 0;
-    for (const std::size_t head : page_bytes) bytes += pages * head;
-    return bytes;
-  }
-  std::size_t bytes() const { return sequences * sequence_bytes(); }
+  std::size_t bytes() const { return slots * std::accumulate(page_bytes.begin(), page_bytes.end(), std::size_t{0}); }
 };
 
-/// The K or the V of one layer: pages in the order [sequence][kv_head][page].
+/// The K or the V of one layer: pages in the order [kv_head][slot].
 class PageStore {
  public:
   /// data  grid.bytes() of memory
-  PageStore(const PageGrid& grid, std::byte* data)
-      : page_bytes_(grid.page_bytes), sequence_bytes_(grid.sequence_bytes()), data_(data) {
-    for (std::size_t offset = 0; const std::size_t bytes : page_bytes_) {
-      offsets_.push_back(offset);
-      offset += grid.pages * bytes;
+  PageStore(const PageGrid& grid, std::byte* data) : page_bytes_(grid.page_bytes) {
+    for (const std::size_t bytes : page_bytes_) {
+      heads_.push_back(data);
+      data += grid.slots * bytes;
     }
   }
 
-  std::byte* page(std::size_t sequence, std::size_t kv_head, std::size_t index) const noexcept {
-    return data_ + sequence * sequence_bytes_ + offsets_[kv_head] + index * page_bytes_[kv_head];
+  std::byte* page(std::size_t kv_head, std::size_t slot) const noexcept {
+    return heads_[kv_head] + slot * page_bytes_[kv_head];
   }
   std::size_t page_bytes(std::size_t kv_head) const noexcept { return page_bytes_[kv_head]; }
 
  private:
-  std::vector<std::size_t> page_bytes_, offsets_;  ///< [kv_heads]
-  std::size_t sequence_bytes_;
-  std::byte* data_;
+  std::vector<std::size_t> page_bytes_;  ///< [kv_heads]
+  std::vector<std::byte*> heads_;        ///< [kv_heads] their first pages
 };
 
 }  // namespace kvant::cache

@@ -43,7 +43,7 @@ Side::Side(const CacheConfig& config, PageSide side, Isa isa)
       head_dim_(config.head_dim),
       rope_pairs_(config.rope_pairs),
       sequences_(static_cast<std::size_t>(config.sequences)),
-      pages_((config.capacity + kPageTokens - 1) / kPageTokens),
+      slots_(config.blocks()),
       heads_(layer_count_ * kv_heads_),
       add_anchor_(kernels::add_anchor(isa)) {
   add_codecs(config, isa);
@@ -174,7 +174,7 @@ void Side::shape_codecs(const CacheConfig& config) {
 }
 
 PageGrid Side::grid(std::size_t layer) const {
-  PageGrid grid{sequences_, pages_, {}};
+  PageGrid grid{slots_, {}};
   for (std::size_t h = 0; h < kv_heads_; ++h) grid.page_bytes.push_back(head(layer, h).codec->page_bytes());
   return grid;
 }
@@ -183,8 +183,7 @@ double Side::planned_bytes() const {
   double bytes = static_cast<double>(layer_count_ * sequences_ * kv_heads_) *
                  static_cast<double>(window_shape_.sinks + window_shape_.recent) * static_cast<double>(2 * dims());
   for (const Head& head : heads_) {
-    bytes +=
-        static_cast<double>(sequences_) * static_cast<double>(pages_) * static_cast<double>(head.codec->page_bytes());
+    bytes += static_cast<double>(slots_) * static_cast<double>(head.codec->page_bytes());
   }
   return bytes;
 }
@@ -204,34 +203,52 @@ void Side::reserve(QueryRows& q, std::size_t rows) const {
   for (const auto& codec : codecs_) codec->reserve(q, rows);
 }
 
-bool Side::store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
-                 const float* vector, const float* angles, float* x) const {
-  const Head& h = head(layer, kv_head);
+bool Side::store(const NewToken& to, const float* vector, const float* angles, float* x) const {
+  const Head& h = head(to.layer, to.kv_head);
   if (side_ == PageSide::key) {
     h.basis.key({vector, head_dim_}, angles, rope_pairs_, x);
   } else {
     h.basis.value({vector, head_dim_}, x);
   }
-  std::byte* page = layers_[layer].page(sequence, kv_head, position / kPageTokens);
-  if (!h.codec->store(x, page, position % kPageTokens)) return false;
-  return !window_ || window_->store(layer, sequence, kv_head, position, end, x);
+  if (!h.codec->store(x, layers_[to.layer].page(to.kv_head, to.slot), to.position % kPageTokens)) return false;
+  return !window_ || window_->store(to.layer, to.sequence, to.kv_head, to.position, to.end, x);
 }
 
-std::vector<std::span<std::byte>> Side::contents(std::span<const std::size_t> lengths) {
-  std::vector<std::span<std::byte>> parts;
+void Side::copy_block(const BlockTable::Copy& slots) {
+  for (const PageStore& pages : layers_) {
+    for (std::size_t h = 0; h < kv_heads_; ++h) {
+      std::copy_n(pages.page(h, slots.from), pages.page_bytes(h), pages.page(h, slots.to));
+    }
+  }
+}
+
+std::vector<Side::Pieces> Side::contents(const BlockTable& blocks, std::span<const std::size_t> sequences,
+                                         std::span<const std::size_t> lengths) {
+  std::vector<Pieces> sections;
   for (std::size_t layer = 0; layer < layer_count_; ++layer) {
-    for (std::size_t sequence = 0; sequence < sequences_; ++sequence) {
-      const std::size_t pages = (lengths[layer * sequences_ + sequence] + kPageTokens - 1) / kPageTokens;
-      for (std::size_t h = 0; h < kv_heads_ && pages > 0; ++h) {
-        parts.emplace_back(layers_[layer].page(sequence, h, 0), pages * layers_[layer].page_bytes(h));
+    const PageStore& pages = layers_[layer];
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      const std::size_t count = blocks_of(lengths[layer * sequences.size() + i]);
+      for (std::size_t h = 0; h < kv_heads_ && count > 0; ++h) {
+        Pieces& pieces = sections.emplace_back();
+        for (std::size_t block = 0; block < count; ++block) {
+          pieces.emplace_back(pages.page(h, blocks.slot(sequences[i], block)), pages.page_bytes(h));
+        }
       }
     }
   }
   if (window_) {
-    parts.emplace_back(window_->memory().data(), Window::bytes(window_shape_));
-    parts.push_back(std::as_writable_bytes(std::span(window_->held_from())));
+    Pieces vectors, held_from;
+    for (std::size_t layer = 0; layer < layer_count_; ++layer) {
+      for (const std::size_t sequence : sequences) {
+        vectors.push_back(window_->vectors(layer, sequence));
+        held_from.push_back(std::as_writable_bytes(std::span(&window_->held_from(layer, sequence), 1)));
+      }
+    }
+    sections.push_back(std::move(vectors));
+    sections.push_back(std::move(held_from));
   }
-  return parts;
+  return sections;
 }
 
 std::uint64_t Side::identity() const {

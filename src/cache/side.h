@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cache/basis.h"
+#include "cache/block_table.h"
 #include "cache/memory.h"
 #include "cache/page.h"
 #include "cache/page_codec.h"
@@ -16,7 +17,14 @@ namespace kvant::cache {
 
 struct CacheConfig;
 
-/// The keys or the values of a cache: for each layer and KV head a basis, a codec, and the pages.
+/// Where a new token goes, in one layer and KV head.
+struct NewToken {
+  std::size_t layer, kv_head, sequence;
+  std::size_t position, slot;  ///< slot: of the block of its position
+  std::size_t end;             ///< tokens that the sequence will have
+};
+
+/// The keys or the values of a cache: for each layer and KV head a basis, a codec, and a page in each slot of the pool.
 class Side {
  public:
   struct Head {
@@ -52,14 +60,17 @@ class Side {
   /// Room for `rows` queries of any head.
   void reserve(QueryRows& q, std::size_t rows) const;
   /// Takes a head's vector (head_dim values; of keys before RoPE, angles [pairs][2] of its position) into the basis of
-  /// storage and stores it at `position` of a sequence that will end at `end`. x [dims] is scratch. False when a value
-  /// is NaN or too large.
-  bool store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
-             const float* vector, const float* angles, float* x) const;
+  /// storage and stores it. x [dims] is scratch. False when a value is NaN or too large.
+  bool store(const NewToken& to, const float* vector, const float* angles, float* x) const;
+  /// Copies a block to another slot.
+  void copy_block(const BlockTable::Copy& slots);
 
-  /// Stretches of memory that hold the first lengths[layer * sequences + sequence] tokens of each sequence, in a fixed
-  /// order: what a saved cache consists of.
-  std::vector<std::span<std::byte>> contents(std::span<const std::size_t> lengths);
+  /// Memory that is one section of a saved cache.
+  using Pieces = std::vector<std::span<std::byte>>;
+  /// The sections of a saved cache that holds the first lengths[layer * sequences.size() + i] tokens of sequences[i],
+  /// whose blocks lie where the table says.
+  std::vector<Pieces> contents(const BlockTable& blocks, std::span<const std::size_t> sequences,
+                               std::span<const std::size_t> lengths);
   /// A hash of bases, window and codecs: bytes mean the same in caches that agree in it and in the spec's text.
   std::uint64_t identity() const;
 
@@ -80,7 +91,7 @@ class Side {
   codec::CacheSpec spec_;
   codec::PageSide side_;
   Isa isa_;
-  std::size_t layer_count_, kv_heads_, head_dim_, rope_pairs_, sequences_, pages_;
+  std::size_t layer_count_, kv_heads_, head_dim_, rope_pairs_, sequences_, slots_;
   std::vector<std::unique_ptr<PageCodec>> codecs_;
   std::vector<Head> heads_;  ///< [layers][kv_heads]
   std::optional<kernels::AnchorAngles> angles_;

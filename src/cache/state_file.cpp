@@ -17,10 +17,12 @@ StateWriter::StateWriter(const std::filesystem::path& path) : file_(path) {
 
 void StateWriter::number(std::uint64_t value) { file_.write(std::as_bytes(std::span(&value, 1))); }
 
-void StateWriter::section(std::span<const std::byte> bytes) {
-  number(bytes.size());
-  number(hash_bytes(bytes));
-  file_.write(bytes);
+void StateWriter::section(std::span<const std::span<const std::byte>> pieces) {
+  std::size_t size = 0;
+  for (const auto piece : pieces) size += piece.size();
+  number(size);
+  number(hash_bytes(pieces));
+  for (const auto piece : pieces) file_.write(piece);
 }
 
 StateReader::StateReader(std::span<const std::byte> bytes, std::string path) : bytes_(bytes), path_(std::move(path)) {

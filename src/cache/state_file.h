@@ -19,7 +19,9 @@ inline constexpr std::uint32_t kStateVersion = 1;
 class StateWriter {
  public:
   explicit StateWriter(const std::filesystem::path& path);
-  void section(std::span<const std::byte> bytes);
+  void section(std::span<const std::byte> bytes) { section({&bytes, 1}); }
+  /// A section of pieces, one after the other.
+  void section(std::span<const std::span<const std::byte>> pieces);
   void finish() { file_.commit(); }
 
  private:

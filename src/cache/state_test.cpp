@@ -238,7 +238,7 @@ TEST_F(State, WhatIsWrongIsNamed) {
   EXPECT_THAT(error(ErrorCode::format, lengths(65)), StartsWith("the/file: keys: "));  // another page
   EXPECT_THAT(error(ErrorCode::invalid_argument,
                     with_section(0, [](std::string& s) { s.replace(s.find("lm2"), 3, "l\x1b\n"); })),
-              HasSubstr("saved with keys l\\x1b, this cache has keys lm2"));
+              HasSubstr("saved with keys l\\x1b, expected keys lm2"));
 }
 
 /// Descriptions that end early, or go on: nothing behind their ends is looked at.
@@ -267,24 +267,23 @@ TEST_F(State, OtherCachesAreNamed) {
   EXPECT_EQ(message([](CacheConfig& c) { c.capacity = 12; }), "no error");
   EXPECT_THAT(message([](CacheConfig& c) { c.capacity = 11; }), HasSubstr("a sequence of 12 tokens"));
   EXPECT_EQ(message([](CacheConfig& c) { c.k = codec::parse_cache_spec("lm3,sinks=1,recent=2"); }),
-            "f: saved with keys lm2,sinks=1,recent=2, this cache has keys lm3,sinks=1,recent=2");
+            "f: saved with keys lm2,sinks=1,recent=2, expected keys lm3,sinks=1,recent=2");
   EXPECT_EQ(message([](CacheConfig& c) { c.k.recent = 3; }),
-            "f: saved with keys lm2,sinks=1,recent=2, this cache has keys lm2,sinks=1,recent=3");
-  EXPECT_EQ(message([](CacheConfig& c) { c.v.rotated = true; }),
-            "f: saved with values q4_0, this cache has values rot-q4_0");
+            "f: saved with keys lm2,sinks=1,recent=2, expected keys lm2,sinks=1,recent=3");
+  EXPECT_EQ(message([](CacheConfig& c) { c.v.rotated = true; }), "f: saved with values q4_0, expected values rot-q4_0");
   EXPECT_EQ(message([](CacheConfig& c) {
               c.layers = 1;
               c.constants.pop_back();
             }),
-            "f: saved with layers 2, this cache has layers 1");
-  EXPECT_EQ(message([](CacheConfig& c) { c.sequences = 1; }), "f: saved with sequences 2, this cache has sequences 1");
+            "f: saved with layers 2, expected layers 1");
+  EXPECT_EQ(message([](CacheConfig& c) { c.sequences = 1; }), "f: saved with sequences 2, expected sequences 1");
   const auto without = [](CacheConfig& c) { c.constants.clear(), c.rope = {}; };
   EXPECT_EQ(message([&](CacheConfig& c) { without(c), c.kv_heads = 1; }),
-            "f: saved with KV heads 2, this cache has KV heads 1");
+            "f: saved with KV heads 2, expected KV heads 1");
   EXPECT_EQ(message([&](CacheConfig& c) { without(c), c.head_dim = 16; }),
-            "f: saved with head_dim 8, this cache has head_dim 16");
+            "f: saved with head_dim 8, expected head_dim 16");
   EXPECT_EQ(message([&](CacheConfig& c) { without(c), c.rope_pairs = 3; }),
-            "f: saved with RoPE pairs 4, this cache has RoPE pairs 3");
+            "f: saved with RoPE pairs 4, expected RoPE pairs 3");
   EXPECT_THAT(message(without), HasSubstr("f: saved with RoPE angles "));
   EXPECT_THAT(message([](CacheConfig& c) { c.constants.clear(); }), HasSubstr("f: saved with constants of the keys "));
   EXPECT_THAT(message([](CacheConfig& c) { c.rope.theta[1] *= 1.5; }), HasSubstr("f: saved with RoPE angles "));

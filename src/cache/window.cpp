@@ -37,7 +37,7 @@ void Window::begin(std::size_t layer, const Batch& batch) {
   for (Stretch& s : stretches_) s.count = 0;
   for (const Segment& s : batch.segments) {
     const auto sequence = static_cast<std::size_t>(s.sequence);
-    const std::size_t held = std::max(held_from_[layer * shape_.sequences + sequence], shape_.sinks);
+    const std::size_t held = std::max(held_from(layer, sequence), shape_.sinks);
     const std::size_t before =
         s.count > 1 && s.position > held && shape_.recent > 0 ? std::min(s.position - held, shape_.recent - 1) : 0;
     stretches_[sequence] = {layer, s.position - before, s.count > 1 && shape_.recent > 0 ? before + s.count : 0, bytes};
@@ -57,14 +57,24 @@ void Window::begin(std::size_t layer, const Batch& batch) {
       }
     }
     const std::size_t end = s.position + s.count;
-    std::size_t& from = held_from_[layer * shape_.sequences + sequence];
+    std::size_t& from = held_from(layer, sequence);
     from = std::max(from, end - std::min(end, shape_.recent));
   }
 }
 
 void Window::truncate(std::size_t layer, std::size_t sequence, std::size_t length) {
-  std::size_t& from = held_from_[layer * shape_.sequences + sequence];
-  from = std::min(from, length);
+  held_from(layer, sequence) = std::min(held_from(layer, sequence), length);
+}
+
+void Window::fork(std::size_t layer, std::size_t from, std::size_t to, std::size_t length) {
+  const std::span<const std::byte> kept = vectors(layer, from);
+  std::copy(kept.begin(), kept.end(), vectors(layer, to).begin());
+  held_from(layer, to) = std::min(held_from(layer, from), length);
+  forget_batch(to);
+}
+
+std::span<std::byte> Window::vectors(std::size_t layer, std::size_t sequence) noexcept {
+  return {slot(layer, sequence, 0, 0), shape_.kv_heads * (shape_.sinks + shape_.recent) * shape_.dims * 2};
 }
 
 bool Window::store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include "cache/batch.h"
@@ -28,7 +29,11 @@ class Window {
 
   /// Makes room for a batch's tokens, before they are stored.
   void begin(std::size_t layer, const Batch& batch);
+  /// Forgets tokens of a sequence from position `length` on. Of those before it the window may hold fewer than it did
+  /// when they were the last ones; the others are read from the pages.
   void truncate(std::size_t layer, std::size_t sequence, std::size_t length);
+  /// Makes what it holds of `to` a copy of what it holds of the first `length` tokens of `from`.
+  void fork(std::size_t layer, std::size_t from, std::size_t to, std::size_t length);
 
   /// Stores a rotated vector of the batch, whose sequence will end at `end`; false when it does not fit f16.
   bool store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
@@ -59,9 +64,14 @@ class Window {
   std::size_t bytes() const noexcept { return memory_.bytes(); }
   /// Of the tokens of the last batch.
   std::size_t workspace_bytes() const noexcept { return batch_.bytes(); }
-  Memory& memory() noexcept { return memory_; }
-  /// [layers][sequences] first position of the recent ones that is held
-  std::vector<std::size_t>& held_from() noexcept { return held_from_; }
+  /// What is kept of a sequence, f16 [kv_heads][sinks + recent][dims].
+  std::span<std::byte> vectors(std::size_t layer, std::size_t sequence) noexcept;
+  /// First position of a sequence's recent ones that is held.
+  std::size_t& held_from(std::size_t layer, std::size_t sequence) noexcept {
+    return held_from_[layer * shape_.sequences + sequence];
+  }
+  /// To be called where vectors() and held_from() of a sequence were changed: the last batch says nothing of it.
+  void forget_batch(std::size_t sequence) noexcept { stretches_[sequence].count = 0; }
 
  private:
   /// Tokens [from, from + count) of a sequence in batch_, [kv_heads][count][dims] from `offset` on.
@@ -75,10 +85,10 @@ class Window {
   Shape shape_;
   kernels::EncodeFunction encode_;
   const kernels::TypeKernels* kernels_;
-  std::vector<std::size_t> held_from_;
-  Memory memory_;                   ///< f16 [layers][sequences][kv_heads][sinks + recent][dims]
-  std::vector<Stretch> stretches_;  ///< of each sequence
-  Memory batch_{0};                 ///< of the layer that was stored last
+  std::vector<std::size_t> held_from_;  ///< [layers][sequences]
+  Memory memory_;                       ///< f16 [layers][sequences][kv_heads][sinks + recent][dims]
+  std::vector<Stretch> stretches_;      ///< of each sequence
+  Memory batch_{0};                     ///< of the layer that was stored last
 };
 
 }  // namespace kvant::cache
