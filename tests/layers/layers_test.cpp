@@ -43,7 +43,7 @@ const std::map<std::string, std::set<std::string>, std::less<>> kLayers = {
 /// Third-party headers by the start of their name, and a pattern of the files that may include them.
 const std::vector<std::pair<std::string, std::regex>> kThirdParty = {
     {"fmt/", std::regex(R"(src/base/error\.h|.*\.cpp)")},
-    {"pcre2.h", std::regex(R"(src/tokenizer/.*\.cpp)")},
+    {"pcre2.h", std::regex(R"(src/(tokenizer|eval)/.*\.cpp)")},
     {"utf8proc.h", std::regex(R"(src/tokenizer/.*\.cpp)")},
     {"xxhash.h", std::regex(R"(src/base/hash\.cpp)")},
     {"Eigen/", std::regex(R"(src/codec/transform\.cpp)")},
