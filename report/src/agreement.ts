@@ -1,9 +1,12 @@
 /** Greedy generations compared with those of an f16 cache. */
 import { baseName, type Cell } from "./data.ts";
 import { h } from "./dom.ts";
-import { digits, fixed } from "./format.ts";
+import { count, digits, fixed } from "./format.ts";
 import type { Section } from "./sections.ts";
 import { table, type Column } from "./table.ts";
+
+/** Counts as such, shares and means with four digits. */
+const number = (value: number) => (Number.isInteger(value) ? count(value) : digits(value, 4));
 
 /** "agreement_length" -> "agreement length" */
 const words = (name: string) => name.replaceAll("_", " ");
@@ -24,7 +27,7 @@ export const agreementSection: Section = {
       { title: "Prompts", left: true, text: ({ cell }) => baseName(data.corpora.find(({ id }) => id === cell.corpus_id)?.file ?? null) },
       ...(several ? [{ title: "Part", left: true, text: ({ scope }: Row) => scope }] : []),
       { title: "Bits of a value", text: ({ cell }) => fixed(cell.bits, 2), value: ({ cell }) => cell.bits },
-      ...names.map((name): Column<Row> => ({ title: words(name), text: ({ cell, scope }) => digits(cell.metric(name, scope), 4),
+      ...names.map((name): Column<Row> => ({ title: words(name), text: ({ cell, scope }) => number(cell.metric(name, scope)),
         value: ({ cell, scope }) => cell.metric(name, scope) })),
     ];
     return [

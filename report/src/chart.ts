@@ -23,9 +23,16 @@ const resized = new ResizeObserver((entries) => {
   }
 });
 
-/** Plot writes its few style rules into the drawing, where the page's policy refuses them: style.css has them. */
-function withoutStyle<T extends Element>(drawing: T): T {
+/**
+ * What Plot draws, fit for the page. Its few style rules are in style.css, as the page's policy refuses them in the
+ * drawing. The names of its marks become classes: as labels they would stand on elements that may have none.
+ */
+function fit<T extends Element>(drawing: T): T {
   drawing.querySelectorAll("style").forEach((style) => style.remove());
+  drawing.querySelectorAll("g[aria-label]").forEach((mark) => {
+    mark.classList.add(mark.getAttribute("aria-label")!.replaceAll(" ", "-"));
+    mark.removeAttribute("aria-label");
+  });
   return drawing;
 }
 
@@ -55,7 +62,7 @@ export function figure(options: FigureOptions): HTMLElement {
   const draw = () => {
     const width = Math.round(canvas.clientWidth || 640);
     canvas.dataset.width = String(width);
-    const plot = withoutStyle(Plot.plot({ className: "plot", ...options.draw(Math.max(width, options.minWidth ?? 0)) }));
+    const plot = fit(Plot.plot({ className: "plot", ...options.draw(Math.max(width, options.minWidth ?? 0)) }));
     plot.setAttribute("role", "img");
     plot.setAttribute("aria-label", options.description);
     canvas.replaceChildren(plot);
@@ -66,7 +73,7 @@ export function figure(options: FigureOptions): HTMLElement {
       canvas.setAttribute("aria-labelledby", title);
     }
     const key = options.legend?.();
-    legend.replaceChildren(...(key ? [withoutStyle(key)] : []));
+    legend.replaceChildren(...(key ? [fit(key)] : []));
   };
   redraws.set(canvas, draw);
   resized.observe(canvas);
@@ -79,22 +86,22 @@ export const categorical = Array.from({ length: COLOURS }, (_, i) => `var(--c${i
 export const symbols: Plot.SymbolType[] = ["circle", "square", "triangle", "diamond", "cross", "star", "wye", "hexagon",
   "asterisk"];
 
-/** One colour and one symbol for each family, the same in all charts. */
+/** One colour and one symbol for each family of caches. */
 export const familyScale = {
   color: { domain: [...FAMILIES], range: categorical },
   symbol: { domain: [...FAMILIES], range: symbols },
 };
 
-/** A key of the families that occur. */
-export function familyKey(present: Set<string>): Element {
-  return key(FAMILIES.filter((name) => present.has(name)), FAMILIES.map(String));
+/** A key of the families that occur, and more entries. */
+export function familyKey(present: Set<string>, ...more: HTMLElement[]): Element {
+  return key(FAMILIES.filter((name) => present.has(name)), FAMILIES.map(String), ...more);
 }
 
-/** A list of names, each with its symbol and colour: those of its place in `domain`. */
-export function key(names: string[], domain: string[]): Element {
+/** A list of names, each with its symbol and colour: those of its place in `domain`; then more entries. */
+export function key(names: string[], domain: string[], ...more: HTMLElement[]): Element {
   const entry = (name: string) => {
     const place = domain.indexOf(name);
-    const mark = withoutStyle(Plot.plot({
+    const mark = fit(Plot.plot({
       className: "plot", width: 16, height: 16, margin: 0, axis: null, inset: 0, x: { domain: [-1, 1] }, y: { domain: [-1, 1] },
       marks: [Plot.dot([[0, 0]], { r: 5, symbol: symbols[place % symbols.length], stroke: categorical[place % COLOURS],
         fill: categorical[place % COLOURS] })],
@@ -102,7 +109,7 @@ export function key(names: string[], domain: string[]): Element {
     mark.setAttribute("aria-hidden", "true");
     return h("li", {}, mark, name);
   };
-  return h("ul", { class: "key" }, ...names.map(entry));
+  return h("ul", { class: "key" }, ...names.map(entry), ...more);
 }
 
 function property(name: string): string {
@@ -134,11 +141,36 @@ export function inkOn(t: number): string {
 }
 
 /** A colour ramp with its numbers. */
-export function rampKey(label: string, scale: Plot.ScaleOptions): Element {
-  return Plot.legend({ className: "plot", color: { ...scale, label }, width: 260, height: 44 });
+export function rampKey(label: string, scale: Plot.ScaleOptions, ticks?: number[]): Element {
+  return fit(Plot.legend({ className: "plot", color: { ...scale, label }, width: 280, height: 44, marginLeft: 16,
+    marginRight: 24, ticks }));
 }
 
-/** The decades around some values, so that a log axis shows all of them; values of 0 belong on its lower edge. */
+/** What a log axis is labelled with: decades, or steps within them where there are few. */
+export function logTicks([low, high]: [number, number]): number[] {
+  const decades = Math.log10(high / low);
+  const steps = decades > 3 ? [1] : decades > 1 ? [1, 2, 5] : [1, 2, 3, 5, 7];
+  const ticks: number[] = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += Math.ceil(decades / 8)) {
+    ticks.push(...steps.map((step) => Number(`${step}e${power}`)));
+  }
+  return ticks.filter((tick) => tick >= low && tick <= high);
+}
+
+/** Around texts in a chart, so that they can be read on lines. */
+export const halo = { stroke: "var(--card)", strokeWidth: 4 };
+
+/** A dashed line at each value of y. */
+export function thresholdLine(values: number[]): Plot.Markish {
+  return Plot.ruleY(values, { stroke: "var(--threshold)", strokeDasharray: "6 4" });
+}
+
+/** What it is, for a key. */
+export function thresholdKey(value: number): HTMLElement {
+  return h("li", {}, h("span", { class: "dash", "aria-hidden": "true" }), `threshold ${value}`);
+}
+
+/** Bounds of a log axis that shows all of some values; those of 0 belong on its lower edge. */
 export function logDomain(values: number[]): [number, number] {
   const positive = values.filter((value) => value > 0 && Number.isFinite(value));
   if (positive.length === 0) return [1e-6, 1];
@@ -153,13 +185,14 @@ export interface Label {
   text: string;
 }
 
-/** Where texts go beside points given in pixels, so that none lies on another or on a point; null: no room. */
+/** Where texts go beside points given in pixels, so that none lies on another or on a point; null: no room, or no text. */
 export function placeLabels(points: Label[], box: { width: number; height: number }):
     ({ dx: number; dy: number; anchor: "start" | "end" | "middle" } | null)[] {
   const taken = points.map(({ x, y }) => ({ left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 }));
-  const places = [[9, 0, "start"], [0, -13, "middle"], [0, 14, "middle"], [-9, 0, "end"], [8, -11, "start"], [8, 11, "start"],
+  const places = [[8, -11, "start"], [9, 0, "start"], [0, -13, "middle"], [0, 14, "middle"], [8, 11, "start"], [-9, 0, "end"],
     [-8, -11, "end"], [-8, 11, "end"]] as const;
   return points.map((point, index) => {
+    if (point.text === "") return null;
     const width = 6.8 * point.text.length + 2;
     for (const [dx, dy, anchor] of places) {
       const left = point.x + dx - (anchor === "end" ? width : anchor === "middle" ? width / 2 : 0);
@@ -174,5 +207,3 @@ export function placeLabels(points: Label[], box: { width: number; height: numbe
     return null;
   });
 }
-
-export { Plot };

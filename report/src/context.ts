@@ -1,5 +1,6 @@
 /** Divergence over context lengths, and over the positions within a window. */
-import { key, categorical, figure, logDomain, Plot, symbols, type PlotOptions } from "./chart.ts";
+import * as Plot from "@observablehq/plot";
+import { categorical, figure, key, logDomain, logTicks, symbols, thresholdKey, thresholdLine, type PlotOptions } from "./chart.ts";
 import { best, distinct, type Cell } from "./data.ts";
 import { h } from "./dom.ts";
 import { count, digits, plural } from "./format.ts";
@@ -32,15 +33,13 @@ function drawing(points: Point[], lines: string[], axis: PlotOptions["x"], state
   return {
     width, height: 360, marginLeft: 64, marginRight: 20, marginBottom: 44,
     x: { ...axis, inset: 14 },
-    y: { type: "log", domain, label: "Mean KLD", grid: true, ticks: 6, tickFormat: (d: number) => digits(d, 1) },
+    y: { type: "log", domain, label: "Mean KLD (nats)", grid: true, ticks: logTicks(domain), tickFormat: (d: number) => digits(d, 1) },
     color: { domain: lines, range: categorical.slice(0, lines.length) },
     symbol: { domain: lines, range: symbols.slice(0, lines.length) },
     marks: [
-      Plot.ruleY([state.threshold], { stroke: "var(--threshold)", strokeDasharray: "6 4" }),
-      Plot.text([`threshold ${state.threshold}`], { y: [state.threshold], frameAnchor: "right", textAnchor: "end", dy: -8,
-        fill: "var(--threshold)" }),
+      thresholdLine([state.threshold]),
       Plot.ruleX(points.filter((point) => Number.isFinite(point.error) && point.mean > 0), { x: "x", y1: low,
-        y2: (point: Point) => point.mean + 2 * point.error, stroke: "label", strokeOpacity: 0.7 }),
+        y2: (point: Point) => point.mean + 2 * point.error, stroke: "label", strokeOpacity: 0.7, className: "interval" }),
       Plot.line(points, { x: "x", y, z: "label", stroke: "label", strokeWidth: 1.6 }),
       Plot.dot(points, { x: "x", y, stroke: "label", fill: "label", symbol: "label", r: 4.5 }),
       Plot.tip(points, Plot.pointer({ x: "x", y, title: (point: Point) =>
@@ -68,9 +67,9 @@ function byContext(cells: Cell[], lines: string[], state: State): HTMLElement | 
   return figure({
     title: "Over the length of the context",
     description: `Lines of the mean KLD of ${lines.join(", ")} over contexts of ${contexts.map(count).join(", ")} tokens.`,
-    draw: (width) => drawing(points, lines, { type: "log", base: 2, label: "Tokens of a window", ticks: contexts,
+    draw: (width) => drawing(points, lines, { type: "log", base: 2, label: "Context (tokens)", ticks: contexts,
       tickFormat: (d: number) => count(d) }, state, width),
-    legend: () => key(lines, lines),
+    legend: () => key(lines, lines, thresholdKey(state.threshold)),
     data: pointsTable(points, "Context"),
   });
 }
@@ -86,9 +85,9 @@ function byPosition(cells: Cell[], lines: string[], state: State): HTMLElement |
   return figure({
     title: `Within a window of ${count(state.context)} tokens`,
     description: `Lines of the mean KLD of ${lines.join(", ")} over the position in windows of ${count(state.context)} tokens.`,
-    draw: (width) => drawing(points, lines, { label: "Position in the window", ticks: 6, tickFormat: (d: number) => count(d) },
+    draw: (width) => drawing(points, lines, { label: "Position in the window (tokens)", ticks: 6, tickFormat: (d: number) => count(d) },
       state, width),
-    legend: () => key(lines, lines),
+    legend: () => key(lines, lines, thresholdKey(state.threshold)),
     data: pointsTable(points, "Position"),
   });
 }

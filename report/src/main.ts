@@ -65,7 +65,7 @@ function pickers(): HTMLElement[] {
   return elements;
 }
 
-const toolbar = h("div", { class: "toolbar", role: "group", "aria-label": "What is shown" });
+const toolbar = h("div", { class: "toolbar", role: "region", "aria-label": "What is shown" });
 const bodies = new Map(sections.map((section) => [section.id, h("div", { class: "body" })]));
 
 function renderAll(changed?: string): void {

@@ -1,5 +1,6 @@
 /** Key channels with large means: what makes keys hard to store. */
-import { figure, Plot, ramp, rampKey, type PlotOptions } from "./chart.ts";
+import * as Plot from "@observablehq/plot";
+import { figure, logTicks, ramp, rampKey, type PlotOptions } from "./chart.ts";
 import { baseName, modelName, type ChannelMap, type Data } from "./data.ts";
 import { copyButton, h, picker } from "./dom.ts";
 import { count, digits } from "./format.ts";
@@ -49,7 +50,7 @@ function drawing(list: Channel[], map: ChannelMap, width: number): PlotOptions {
   const step = Math.ceil((map.channels * 30) / width / 8) * 8;
   const shades = domain(list, value);
   return {
-    width, height: rows * height + 66, marginLeft: 44, marginTop: 24, marginBottom: 40, marginRight: 8,
+    width, height: rows * height + 48, marginLeft: 44, marginTop: 8, marginBottom: 40, marginRight: 8,
     x: { type: "band", domain: Array.from({ length: map.channels }, (_, i) => i), label: "Channel", padding: 0,
       ticks: Array.from({ length: Math.ceil(map.channels / step) }, (_, i) => i * step), tickFormat: String },
     y: { type: "band", domain: Array.from({ length: rows }, (_, i) => i), padding: 0, tickSize: 3,
@@ -60,6 +61,9 @@ function drawing(list: Channel[], map: ChannelMap, width: number): PlotOptions {
     marks: [
       Plot.cell(list, { x: "channel", y: "row", fill: (channel: Channel) => (Number.isFinite(value(channel))
         ? Math.max(value(channel), shades[0]) : NaN) }),
+      // Between layers, where heads of the same layer would else not be seen to belong together.
+      map.kv_heads > 1 && height > 5 ? Plot.ruleY(Array.from({ length: map.layers - 1 }, (_, i) => (i + 1) * map.kv_heads),
+        { stroke: "var(--card)", strokeWidth: 1.5, dy: -height / 2 }) : null,
       Plot.tip(list, Plot.pointer({ x: "channel", y: "row", title: (channel: Channel) =>
         `layer ${channel.layer}, head ${channel.head}, channel ${channel.channel}\nmean ${digits(channel.mean)}\n` +
         `deviation ${digits(channel.std)}\n${title} ${digits(value(channel))}` })),
@@ -90,12 +94,13 @@ function content(data: Data, map: ChannelMap): HTMLElement {
         (top ? `The largest is ${digits(value(top))} in layer ${top.layer}, head ${top.head}, channel ${top.channel}. ` : "") +
         "The largest are in the table below.",
       draw: (width) => drawing(list, map, width),
-      legend: () => rampKey(title, { type: "log", domain: domain(list, value), interpolate: ramp(), ticks: 4,
-        tickFormat: (d: number) => digits(d, 1) }),
+      legend: () => rampKey(title, { type: "log", domain: domain(list, value), interpolate: ramp(),
+        tickFormat: (d: number) => digits(d, 1) }, logTicks(domain(list, value))),
       minWidth: 420,
       className: "heat",
     }),
-    foldedTable(columns, most, { caption: `The ${most.length} channels with the largest ${title.toLowerCase()}` }),
+    foldedTable(columns, most, { caption: `The ${most.length} channels with the largest ${title.toLowerCase()}` },
+      "The largest as a table"),
     h("p", { class: "buttons" }, copyButton("Copy all channels as TSV", `all ${count(list.length)} channels`,
       () => toTsv(columns, list))));
 }

@@ -1,5 +1,6 @@
 /** Bits that plans give to the heads. */
-import { figure, inkOn, Plot, ramp, rampKey, type PlotOptions } from "./chart.ts";
+import * as Plot from "@observablehq/plot";
+import { figure, inkOn, ramp, rampKey, type PlotOptions } from "./chart.ts";
 import { baseName, distinct, type Data, type Plan } from "./data.ts";
 import { h, picker } from "./dom.ts";
 import { count, fixed } from "./format.ts";
@@ -29,7 +30,7 @@ function drawing(list: Head[], range: [number, number], width: number): PlotOpti
   const row = 22;
   const part = (bits: number) => (bits - range[0]) / (range[1] - range[0]);
   return {
-    width, height: row * layers.length + 56, marginLeft: 48, marginTop: 24, marginBottom: 32, marginRight: 4,
+    width, height: row * layers.length + 44, marginLeft: 48, marginTop: 8, marginBottom: 36, marginRight: 4,
     x: { type: "band", domain: columns, label: "KV head", tickFormat: String, padding: 0.05 },
     y: { type: "band", domain: layers, label: "Layer", tickFormat: String, padding: 0.08 },
     color: { type: "linear", domain: range, interpolate: ramp() },

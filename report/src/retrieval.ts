@@ -1,5 +1,6 @@
 /** What a model finds again in a long context, for each cache. */
-import { figure, inkOn, Plot, ramp, rampKey, type PlotOptions } from "./chart.ts";
+import * as Plot from "@observablehq/plot";
+import { figure, inkOn, ramp, rampKey, type PlotOptions } from "./chart.ts";
 import { distinct, type Cell } from "./data.ts";
 import { h, picker } from "./dom.ts";
 import { count, fixed, plural } from "./format.ts";
@@ -29,9 +30,9 @@ const atDepth = (depth: number) => `${fixed(100 * depth, 0)} %`;
 
 function drawing(list: Point[], contexts: number[], depths: number[], width: number): PlotOptions {
   return {
-    width, height: 52 + 34 * depths.length, marginLeft: 52, marginTop: 8, marginBottom: 40, marginRight: 4,
-    x: { type: "band", domain: contexts, label: "Context, tokens", tickFormat: (d: number) => count(d), padding: 0.04 },
-    y: { type: "band", domain: depths, label: null, tickFormat: atDepth, padding: 0.06 },
+    width, height: 52 + 34 * depths.length, marginLeft: 64, marginTop: 8, marginBottom: 40, marginRight: 4,
+    x: { type: "band", domain: contexts, label: "Context (tokens)", tickFormat: (d: number) => count(d), padding: 0.04 },
+    y: { type: "band", domain: depths, label: "Depth", tickFormat: atDepth, padding: 0.06 },
     color: { type: "linear", domain: [0, 1], interpolate: ramp() },
     marks: [
       Plot.cell(list, { x: "context", y: "depth", fill: share, rx: 3 }),
@@ -50,6 +51,7 @@ function grid(label: string, list: Point[], contexts: number[], depths: number[]
   return figure({
     title: label,
     note: `${found} of ${trials} found`,
+    className: "grid",
     description: `Grid of ${contexts.length} context lengths by ${depths.length} depths for ${label}: ` +
       list.map((point) => `${count(point.context)} tokens, depth ${atDepth(point.depth)}: ${point.found} of ${point.trials}`).join("; "),
     draw: (width) => drawing(list, contexts, depths, width),
@@ -89,8 +91,8 @@ export const retrievalSection: Section = {
     if (pickedKeys === null || !choices.includes(pickedKeys)) pickedKeys = choices[0]!;
     const body = h("div", {}, content(all, pickedKeys));
     return [
-      h("p", {}, "Keys with their values were hidden in a long text, at several depths from the start (0 %) to the end (100 %), and " +
-        "asked for after it. A trial counts when the answer is exact. Compare each cache with f16, not with 100 %."),
+      h("p", {}, "Keys with their values were hidden in a long text, at several depths between its start and its end, and asked " +
+        "for after it. A trial counts when the answer is exact. Compare each cache with f16, not with 100 %."),
       h("div", { class: "pickers" }, picker("Hidden keys", choices.map((n) => ({ value: String(n), text: plural(n, "key") })),
         String(pickedKeys), (value) => {
           pickedKeys = Number(value);

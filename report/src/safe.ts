@@ -62,7 +62,7 @@ function verdictTable(data: Data, list: Verdict[]): HTMLElement {
       text: (row) => `${row.safe} of ${row.measured}` },
     { title: "Worst KLD + 2 SE", text: (row) => digits(upperKld(row.worst)), value: (row) => upperKld(row.worst) },
     { title: "Where it was worst", left: true, text: (row) => place(data, row.worst) },
-  ], list, { caption: "Caches of this model over all settings, the smallest first", id: "verdicts" });
+  ], list, { caption: "Caches of this model over all settings, the smallest first", sorted: 2, id: "verdicts" });
 }
 
 function rule(state: State, change: (threshold: number) => void): HTMLElement {

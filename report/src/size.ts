@@ -1,6 +1,7 @@
 /** Quality against size, with the front of caches that no other one beats. */
-import { best, type Cell } from "./data.ts";
-import { familyKey, familyScale, figure, logDomain, placeLabels, Plot, type PlotOptions } from "./chart.ts";
+import * as Plot from "@observablehq/plot";
+import { best, distinct, type Cell } from "./data.ts";
+import { familyKey, familyScale, figure, halo, logDomain, logTicks, placeLabels, thresholdKey, thresholdLine, type PlotOptions } from "./chart.ts";
 import { h, picker } from "./dom.ts";
 import { bytes, digits, fixed } from "./format.ts";
 import { paretoFront } from "./quality.ts";
@@ -9,7 +10,11 @@ import { foldedTable } from "./table.ts";
 
 interface Measure {
   title: string;
+  /** its axis, with the unit */
+  axis: string;
   value(cell: Cell): number;
+  /** whether the threshold is one of it */
+  judged?: boolean;
   /** ends of the interval that is drawn */
   interval?(cell: Cell): [number, number];
 }
@@ -17,6 +22,8 @@ interface Measure {
 const MEASURES: Record<string, Measure> = {
   kld_mean: {
     title: "Mean KLD",
+    axis: "Mean KLD (nats)",
+    judged: true,
     value: (cell) => cell.metric("kld_mean"),
     interval: (cell) => {
       const error = 2 * cell.metric("kld_se");
@@ -25,24 +32,33 @@ const MEASURES: Record<string, Measure> = {
   },
   last_quarter: {
     title: "Mean KLD, last quarter",
+    axis: "Mean KLD of the last quarter (nats)",
+    judged: true,
     value: (cell) => cell.metric("kld_mean", "last_quarter"),
     interval: (cell) => {
       const error = 2 * cell.metric("kld_se", "last_quarter");
       return [cell.metric("kld_mean", "last_quarter") - error, cell.metric("kld_mean", "last_quarter") + error];
     },
   },
-  kld_p99: { title: "p99 of the KLD", value: (cell) => cell.metric("kld_p99") },
+  kld_p99: { title: "p99 of the KLD", axis: "p99 of the KLD (nats)", value: (cell) => cell.metric("kld_p99") },
   top1: {
     title: "Tokens with another top choice, %",
+    axis: "Tokens with another top choice (%)",
     value: (cell) => 100 * (1 - cell.metric("top1")),
     interval: (cell) => [100 * (1 - cell.metric("top1_hi")), 100 * (1 - cell.metric("top1_lo"))],
   },
 };
 
-const SIZES: Record<string, { title: string; value(cell: Cell): number; text(value: number): string }> = {
-  bits: { title: "Bits of a value (mean of K and V)", value: (cell) => cell.bits, text: (value) => fixed(value, 2) },
-  bytes: { title: "Bytes of K and V for each token", value: (cell) => cell.bytesPerToken, text: (value) => bytes(value) },
+const SIZES: Record<string, { title: string; value(cell: Cell): number; text(value: number): string;
+  ticks: number[] }> = {
+  bits: { title: "Bits of a value (mean of K and V)", value: (cell) => cell.bits, text: (value) => fixed(value, 2),
+    ticks: [1, 1.5, 2, 3, 4, 5, 6, 8, 12, 16, 32] },
+  bytes: { title: "Bytes of K and V for each token", value: (cell) => cell.bytesPerToken, text: (value) => bytes(value),
+    ticks: Array.from({ length: 40 }, (_, power) => 2 ** power) },
 };
+
+/** More caches than this on one chart are told apart by pointing at them; only the front has its names. */
+const MAX_LABELS = 60;
 
 const picked = { measure: "kld_mean", size: "bits" };
 
@@ -50,43 +66,46 @@ function drawing(cells: Cell[], front: Set<Cell>, state: State, width: number): 
   const measure = MEASURES[picked.measure]!;
   const size = SIZES[picked.size]!;
   const ends = cells.flatMap((cell) => [measure.value(cell), ...(measure.interval?.(cell).slice(1) ?? [])]);
-  const threshold = picked.measure === "kld_mean" || picked.measure === "last_quarter" ? [state.threshold] : [];
+  const threshold = measure.judged ? [state.threshold] : [];
   const domain = logDomain([...ends, ...threshold]);
   const y = (cell: Cell) => Math.max(measure.value(cell), domain[0]);
   const whiskers = measure.interval
     ? cells.filter((cell) => measure.interval!(cell)[1] > domain[0] && Number.isFinite(measure.interval!(cell)[0])) : [];
   const narrow = width < 560;
+  const sizes = cells.map(size.value);
+  const sizeDomain: [number, number] = [Math.min(...sizes) / 1.15, Math.max(...sizes) * 1.15];
+  const ticks = size.ticks.filter((tick) => tick >= sizeDomain[0] && tick <= sizeDomain[1]);
   const options: PlotOptions = {
     width, height: narrow ? 380 : 460, marginLeft: 64, marginRight: 24, marginBottom: 44,
-    x: { type: "log", label: size.title, ticks: picked.size === "bits" ? [2, 3, 4, 5, 6, 8, 12, 16] : 6,
-      tickFormat: picked.size === "bits" ? (d: number) => String(d) : (d: number) => bytes(d), inset: 24, grid: true },
-    y: { type: "log", domain, label: measure.title, grid: true, ticks: 6, tickFormat: (d: number) => digits(d, 1) },
+    x: { type: "log", domain: sizeDomain, label: size.title, grid: true, ticks: ticks.length > 0 ? ticks : distinct(sizes),
+      tickFormat: (d: number) => (Number.isInteger(d) && picked.size === "bits" ? String(d) : size.text(d)) },
+    y: { type: "log", domain, label: measure.axis, grid: true, ticks: logTicks(domain), tickFormat: (d: number) => digits(d, 1),
+      insetBottom: 8 },
     color: familyScale.color,
     symbol: familyScale.symbol,
   };
   const sorted = [...front].sort((a, b) => size.value(a) - size.value(b));
   const frame = Plot.plot({ ...options, marks: [Plot.dot(cells, { x: size.value, y })] });
   const [toX, toY] = [frame.scale("x")!, frame.scale("y")!];
-  const labelled = [...sorted, ...(narrow ? [] : cells.filter((cell) => !front.has(cell)))];
-  const placed = placeLabels(labelled.map((cell) => ({ x: toX.apply(size.value(cell)), y: toY.apply(y(cell)), text: cell.label })),
-    { width, height: options.height! });
+  const labelled = [...sorted, ...cells.filter((cell) => !front.has(cell))];
+  const named = (cell: Cell) => front.has(cell) || (!narrow && cells.length <= MAX_LABELS);
+  const placed = placeLabels(labelled.map((cell) => ({ x: toX.apply(size.value(cell)), y: toY.apply(y(cell)),
+    text: named(cell) ? cell.label : "" })), { width, height: options.height! });
   const text = (cell: Cell) => `${cell.label}\n${size.title}: ${size.text(size.value(cell))}\n${measure.title}: ` +
     `${digits(measure.value(cell))}${front.has(cell) ? "\nno other cache is better in both" : ""}`;
   return {
     ...options,
     marks: [
-      ...threshold.map((value) => Plot.ruleY([value], { stroke: "var(--threshold)", strokeDasharray: "6 4" })),
-      ...threshold.map((value) => Plot.text([`threshold ${value}`], { y: [value], frameAnchor: "right", textAnchor: "end",
-        dy: -8, fill: "var(--threshold)" })),
-      Plot.line(sorted, { x: size.value, y, stroke: "var(--front)", strokeWidth: 2, curve: "linear", ariaLabel: "front" }),
-      Plot.ruleX(whiskers, { x: size.value, y1: (cell: Cell) => Math.max(measure.interval!(cell)[0], domain[0]),
+      thresholdLine(threshold),
+      Plot.line(sorted, { x: size.value, y, stroke: "var(--front)", strokeWidth: 2, curve: "step-after", className: "front" }),
+      Plot.ruleX(whiskers, { className: "interval", x: size.value, y1: (cell: Cell) => Math.max(measure.interval!(cell)[0], domain[0]),
         y2: (cell: Cell) => measure.interval!(cell)[1], stroke: "family", strokeOpacity: 0.7 }),
       Plot.dot(cells.filter((cell) => !front.has(cell)), { x: size.value, y, stroke: "family", symbol: "family", r: 4.5,
-        strokeWidth: 1.6, fill: "var(--card)", ariaLabel: "other caches" }),
-      Plot.dot(sorted, { x: size.value, y, fill: "family", stroke: "family", symbol: "family", r: 5.5, ariaLabel: "caches on the front" }),
+        strokeWidth: 1.6, fill: "var(--card)", className: "beaten" }),
+      Plot.dot(sorted, { x: size.value, y, fill: "family", stroke: "family", symbol: "family", r: 5.5, className: "unbeaten" }),
       ...labelled.map((cell, i) => placed[i] === null || placed[i] === undefined ? null
         : Plot.text([cell], { x: size.value, y, text: (c: Cell) => c.label, dx: placed[i]!.dx, dy: placed[i]!.dy,
-          textAnchor: placed[i]!.anchor, fill: front.has(cell) ? "var(--ink)" : "var(--soft)",
+          textAnchor: placed[i]!.anchor, ...halo, fill: front.has(cell) ? "var(--ink)" : "var(--soft)",
           fontWeight: front.has(cell) ? 600 : 400 })),
       Plot.tip(cells, Plot.pointer({ x: size.value, y, title: text })),
     ],
@@ -107,7 +126,7 @@ function chart(cells: Cell[], state: State): HTMLElement {
     note: "Further down is better, further left is smaller. Filled symbols on the line: no other cache is both smaller and better. " +
       `Hollow symbols: some other cache is. Vertical lines: the interval.${zero}`,
     draw: (width) => drawing(shown, front, state, width),
-    legend: () => familyKey(new Set(shown.map((cell) => cell.family))),
+    legend: () => familyKey(new Set(shown.map((cell) => cell.family)), ...(measure.judged ? [thresholdKey(state.threshold)] : [])),
     data: foldedTable<Cell>([
       { title: "Cache (K / V)", left: true, code: true, text: (cell) => cell.label },
       { title: "On the front", left: true, text: (cell) => (front.has(cell) ? "yes" : "no") },

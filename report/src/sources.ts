@@ -14,7 +14,7 @@ function distinctCommands(cells: Cell[]): string[] {
 
 function list(commands: string[]): HTMLElement {
   return h("ol", { class: "commands" }, ...commands.map((command, index) => h("li", {},
-    h("pre", { tabindex: 0, role: "region", "aria-label": `Command ${index + 1}` }, h("code", {}, command)),
+    h("pre", { tabindex: 0, role: "group", "aria-label": `Command ${index + 1}` }, h("code", {}, command)),
     copyButton("Copy", "command", () => command))));
 }
 

@@ -1,5 +1,6 @@
 /** Tables that are sorted by their headers, by mouse or keyboard, and copied as TSV or Markdown. */
 import { announce, copyButton, freshId, h } from "./dom.ts";
+import { count } from "./format.ts";
 
 export interface Column<Row> {
   title: string;
@@ -36,6 +37,9 @@ function sortRows<Row>(rows: Row[], column: Column<Row>, descending: boolean): R
   });
 }
 
+/** More rows than these are shown when asked for: browsers take seconds to lay out thousands. */
+const ROWS = 500;
+
 const oneLine = (text: string) => text.replace(/[\t\r\n]+/g, " ");
 
 export function toTsv<Row>(columns: Column<Row>[], rows: Row[]): string {
@@ -56,6 +60,7 @@ export function table<Row>(columns: Column<Row>[], rows: Row[], options: TableOp
   let sorted = options.sorted ?? -1;
   let descending = options.descending ?? false;
   let shown = sorted >= 0 ? sortRows(rows, columns[sorted]!, descending) : rows;
+  let most = ROWS;
   const body = h("tbody");
   const headers = columns.map((column, index) => {
     const arrow = h("span", { class: "arrow", "aria-hidden": "true" });
@@ -70,7 +75,7 @@ export function table<Row>(columns: Column<Row>[], rows: Row[], options: TableOp
       header.querySelector(".arrow")!.textContent = index !== sorted ? "↕" : descending ? "↓" : "↑";
     });
     body.replaceChildren(
-      ...shown.map((row) =>
+      ...shown.slice(0, most).map((row) =>
         h("tr", {}, ...columns.map((column, index) => {
           const text = column.text(row);
           const content = column.code ? h("code", {}, text) : text;
@@ -88,17 +93,23 @@ export function table<Row>(columns: Column<Row>[], rows: Row[], options: TableOp
     announce(`Sorted by ${columns[index]!.title}, ${descending ? "descending" : "ascending"}`);
   }
 
+  const rest = h("button", { type: "button", click: () => {
+    most = Infinity;
+    fill();
+    rest.remove();
+  } }, `Show all ${count(rows.length)} rows`);
   fill();
   const captionId = freshId("caption");
   return h("div", { class: "table", id: options.id },
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": captionId },
-      h("table", {}, h("caption", { id: captionId }, options.caption), h("thead", {}, h("tr", {}, ...headers)), body)),
-    h("p", { class: "buttons" },
+      h("table", {}, h("caption", {}, h("span", { id: captionId }, options.caption)), h("thead", {}, h("tr", {}, ...headers)), body)),
+    h("p", { class: "buttons" }, rows.length > ROWS ? rest : null,
       copyButton("Copy as TSV", `table: ${options.caption}`, () => toTsv(columns, shown)),
       copyButton("Copy as Markdown", `table: ${options.caption}`, () => toMarkdown(columns, shown))));
 }
 
 /** A table behind a line that opens it. */
-export function foldedTable<Row>(columns: Column<Row>[], rows: Row[], options: TableOptions): HTMLElement {
-  return h("details", { class: "data" }, h("summary", {}, "The same as a table"), table(columns, rows, options));
+export function foldedTable<Row>(columns: Column<Row>[], rows: Row[], options: TableOptions, summary = "The same as a table"):
+    HTMLElement {
+  return h("details", { class: "data" }, h("summary", {}, summary), table(columns, rows, options));
 }
