@@ -1,9 +1,11 @@
 #include "report/database.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <vector>
 
 #include "base/error.h"
@@ -16,7 +18,8 @@ using nlohmann::ordered_json;
 
 constexpr std::int64_t kSchemaVersion = 1;
 constexpr std::int64_t kMaxIndex = 1 << 20;    ///< of layers, heads and channels
-constexpr std::size_t kMaxChannels = 1 << 22;  ///< of one model and text
+constexpr std::size_t kMaxChannels = 1 << 21;  ///< of all models and texts
+constexpr std::size_t kMaxGaps = 1 << 20;      ///< places in lists of metrics that no value is for
 constexpr const char* kTables[] = {"model", "corpus", "plan", "plan_head", "channel", "cell", "metric", "retrieval"};
 
 /// `value` with so many significant digits: a page needs no more, and each one counts in its size.
@@ -38,7 +41,7 @@ ordered_json text(const Rows& rows, int column) {
 
 /// One column of a query by its kind: i(nteger), r(eal) or t(ext).
 ordered_json value(const Rows& rows, int column, char kind) {
-  constexpr int kDigits = 9;
+  constexpr int kDigits = 6;
   return kind == 'i' ? integer(rows, column) : kind == 'r' ? real(rows, column, kDigits) : text(rows, column);
 }
 
@@ -97,22 +100,32 @@ void check_schema(const Database& database) {
 /// Names of all metrics, the most frequent first: what a scope does not have then stands at the end of its list.
 std::vector<std::string> metric_names(const Database& database) {
   std::vector<std::string> names;
+  std::set<std::string, std::less<>> seen;  // as text and as bytes, which SQLite tells apart
   Rows rows(database, "SELECT name FROM metric GROUP BY name ORDER BY count(*) DESC, name");
-  while (rows.next()) names.emplace_back(rows.text(0));
+  while (rows.next()) {
+    if (seen.emplace(rows.text(0)).second) names.emplace_back(rows.text(0));
+  }
   return names;
 }
 
 /// {scope: [value of the first name, ...]} of each cell.
 std::map<std::int64_t, ordered_json> metrics(const Database& database, const std::vector<std::string>& names) {
-  constexpr int kDigits = 9;
+  constexpr int kDigits = 6;
   std::map<std::string, std::size_t, std::less<>> places;
   for (const std::string& name : names) places.emplace(name, places.size());
   std::map<std::int64_t, ordered_json> cells;
-  Rows rows(database, "SELECT cell_id, scope, name, value FROM metric ORDER BY cell_id, scope, name");
+  std::size_t gaps = 0;
+  // In the order of the names, so that lists grow at their end.
+  Rows rows(database,
+            "SELECT cell_id, scope, name, value FROM metric JOIN (SELECT name, count(*) AS uses FROM metric GROUP BY "
+            "name) USING (name) ORDER BY cell_id, scope, uses DESC, name");
   while (rows.next()) {
     const auto cell = cells.try_emplace(rows.integer(0).value_or(-1), ordered_json::object()).first;
     ordered_json& list = cell->second[std::string(rows.text(1))];
     const std::size_t place = places.find(rows.text(2))->second;
+    gaps += place - std::min(list.size(), place);
+    KVANT_CHECK(gaps <= kMaxGaps, ErrorCode::out_of_memory, "{}: table metric: too many names for its values",
+                database.path());
     while (list.size() <= place) list.push_back(nullptr);
     list[place] = real(rows, 3, kDigits);
   }
@@ -150,15 +163,17 @@ ordered_json channel_map(const Database& database, std::int64_t model, std::int6
 
 ordered_json channel_maps(const Database& database) {
   ordered_json maps = ordered_json::array();
+  std::size_t left = kMaxChannels;
   Rows rows(database,
             "SELECT model_id, corpus_id, max(layer) AS layer, max(kv_head) AS kv_head, max(channel) AS channel "
             "FROM channel GROUP BY model_id, corpus_id ORDER BY model_id, corpus_id");
   while (rows.next()) {
     const std::size_t layers = index(database, rows, 2, kMaxIndex) + 1, heads = index(database, rows, 3, kMaxIndex) + 1,
                       channels = index(database, rows, 4, kMaxIndex) + 1;
-    KVANT_CHECK(heads <= kMaxChannels / layers && channels <= kMaxChannels / (layers * heads), ErrorCode::format,
+    KVANT_CHECK(heads <= left / layers && channels <= left / (layers * heads), ErrorCode::out_of_memory,
                 "{}: table channel: {} layers of {} heads of {} channels, over {} in all", database.path(), layers,
                 heads, channels, kMaxChannels);
+    left -= layers * heads * channels;
     maps.push_back(
         channel_map(database, rows.integer(0).value_or(-1), rows.integer(1).value_or(-1), layers, heads, channels));
   }

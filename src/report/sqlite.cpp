@@ -12,7 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uintmax_t kMaxBytes = std::uintmax_t{1} << 30;
+constexpr std::uintmax_t kMaxBytes = std::uintmax_t{256} << 20;
 constexpr int kBusyMilliseconds = 5000;
 
 /// The URI of a file that nobody writes to.
@@ -40,7 +40,8 @@ Database::Database(const std::string& path) : path_(path) {
   KVANT_CHECK(bytes <= kMaxBytes, ErrorCode::out_of_memory, "{}: {} bytes, a report is made of at most {}", path, bytes,
               kMaxBytes);
   try {
-    open(path, SQLITE_OPEN_READONLY);
+    // Not read-only: such a connection would leave the files of its log behind.
+    open(path, SQLITE_OPEN_READWRITE);
     begin();
   } catch (const Error&) {
     close();
@@ -74,7 +75,8 @@ void Database::open(const std::string& name, int flags) {
 }
 
 void Database::begin() {
-  const int status = sqlite3_exec(handle_, "BEGIN; SELECT count(*) FROM sqlite_schema", nullptr, nullptr, nullptr);
+  const int status = sqlite3_exec(handle_, "PRAGMA query_only = ON; BEGIN; SELECT count(*) FROM sqlite_schema", nullptr,
+                                  nullptr, nullptr);
   if (status != SQLITE_OK) fail_with_message(status);
 }
 

@@ -9,10 +9,11 @@ struct sqlite3_stmt;
 
 namespace kvant::report {
 
-/// A database that is only read. Errors name the file and are of one line.
+/// A database whose content is only read. Errors name the file and are of one line.
 class Database {
  public:
-  /// Opens it and begins the one transaction that all statements see. Throws io where there is no such file.
+  /// Opens it and begins the one transaction that all statements see. Throws io where there is no such file,
+  /// out_of_memory where it has over 256 MiB.
   explicit Database(const std::string& path);
   ~Database();
   Database(const Database&) = delete;
