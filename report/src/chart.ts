@@ -77,6 +77,8 @@ export function figure(options: FigureOptions): HTMLElement {
   };
   redraws.set(canvas, draw);
   resized.observe(canvas);
+  // As soon as the figure is in its place, also where it is not on the screen: screen readers and printers see it there.
+  queueMicrotask(draw);
   return element;
 }
 
