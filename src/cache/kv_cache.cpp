@@ -165,8 +165,9 @@ struct KvCache::Impl {
   /// Gives both sides their memory, which comes before that of the workspace; returns the table of its blocks.
   BlockTable allocate() {
     const std::size_t of_sequence = blocks_of(config.capacity);
-    const double table = sizeof(std::uint32_t) * static_cast<double>(of_sequence) * config.sequences;
-    check_memory(config, k.planned_bytes() + v.planned_bytes() + table);
+    const double bytes = k.planned_bytes() + v.planned_bytes();
+    check_memory(config, bytes);
+    check_memory(config, bytes + sizeof(std::uint32_t) * static_cast<double>(of_sequence) * config.sequences);
     for (Side* side : {&k, &v}) {
       side->prepare(config);
       side->allocate();

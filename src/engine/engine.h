@@ -37,10 +37,22 @@ class Engine {
   model::Transformer& transformer() noexcept;
   ThreadPool& pool() noexcept;
 
-  /// A cache for this model; `plan` is what specs of type `plan` go by that name no file. context 0 means the context
-  /// that the model was trained for (or its sliding window where that is shorter); a longer one is allowed. Throws
-  /// out_of_memory naming the bytes asked for when the machine has not that much; unsupported when the context exceeds
-  /// the model's sliding window.
+  struct CacheOptions {
+    codec::CacheSpec k, v;
+    /// The most tokens of one sequence. 0: the context that the model was trained for, or its sliding window where that
+    /// is shorter; a longer one than it was trained for is allowed.
+    std::size_t context = 0;
+    int sequences = 1;
+    /// Bytes that keys and values of all sequences may take, of which as many blocks are made as fit; 0: what the
+    /// sequences take at full length.
+    std::size_t pool_bytes = 0;
+    const codec::Plan* plan = nullptr;  ///< what specs of type `plan` go by that name no file
+  };
+  /// A cache for this model. Throws out_of_memory naming the bytes asked for when the machine has not that much, or
+  /// those needed when the pool has no room for one block; unsupported when the context exceeds the model's sliding
+  /// window.
+  cache::KvCache make_cache(const CacheOptions& options);
+  /// The same without a pool.
   cache::KvCache make_cache(const codec::CacheSpec& k, const codec::CacheSpec& v, std::size_t context,
                             int sequences = 1, const codec::Plan* plan = nullptr);
 

@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "gguf/blocks.h"
 
 namespace kvant::model {
@@ -114,6 +115,18 @@ Weights load_weights(const gguf::File& file, const ModelConfig& config) {
       weights.tied_output ? weights.embedding : finder.matrix("output.weight", config.vocabulary, config.embedding);
   finder.check_all_used(config);
   return weights;
+}
+
+std::uint64_t weights_identity(const gguf::File& file) {
+  constexpr std::size_t kSample = 4096;
+  std::uint64_t identity = 0;
+  for (const gguf::Tensor& tensor : file.tensors()) {
+    const std::string title = fmt::format("{} {} {}", tensor.name, gguf::info(tensor.type).name, tensor.shape_text());
+    const std::span<const std::byte> pieces[] = {std::as_bytes(std::span(title)),
+                                                 tensor.data.first(std::min(tensor.data.size(), kSample))};
+    identity += hash_bytes(pieces);
+  }
+  return std::max<std::uint64_t>(identity, 1);
 }
 
 }  // namespace kvant::model

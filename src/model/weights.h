@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -38,5 +39,9 @@ struct Weights {
 /// Finds every tensor and checks its type and shape against the config. Throws format naming file, tensor and both
 /// shapes.
 Weights load_weights(const gguf::File& file, const ModelConfig& config);
+
+/// A number that tells files of weights apart without reading all of them: of XXH3-64 of each tensor's name, type and
+/// shape and the first 4 KiB of its data, in any order. Never 0.
+std::uint64_t weights_identity(const gguf::File& file);
 
 }  // namespace kvant::model

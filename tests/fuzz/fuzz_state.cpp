@@ -10,9 +10,9 @@
 #include "base/hash.h"
 #include "cache/kv_cache.h"
 
-// Loads arbitrary bytes as a saved cache: as they are, and with the hashes made right, so that what lies behind them is
-// reached. A sequence that is accepted is cut or continued, and attended to. Anything but a result or a kvant::Error is
-// a finding.
+// Loads arbitrary bytes as a saved sequence: as they are, and with the hashes made right, so that what lies behind them
+// is reached. A sequence that is accepted is cut, forked and continued, and attended to. Anything but a result or a
+// kvant::Error is a finding, and so is a block that does not come back.
 namespace kvant::cache {
 namespace {
 
@@ -24,6 +24,8 @@ CacheConfig make_config() {
   c.head_dim = kWidth;
   c.rope_pairs = kWidth / 2;
   c.capacity = 70;
+  c.sequences = 2;
+  c.pool_tokens = 3 * KvCache::kBlockTokens;  // two of the sequence, and a copy of what the other shares
   c.k = codec::parse_cache_spec("lm2,sinks=1,recent=2");
   c.v = codec::parse_cache_spec("q4_0", codec::PageSide::value);
   return c;
@@ -43,18 +45,21 @@ void repair(std::vector<std::byte>& file) {
 
 void load(KvCache& cache, std::span<const std::byte> file) {
   try {
-    cache.load(file, "fuzz");
+    cache.load(file, "fuzz", 1);
   } catch (const Error&) {
     return;
   }
-  const std::size_t capacity = cache.config().capacity, length = cache.length(0);
+  const std::size_t capacity = cache.config().capacity, length = cache.length(1);
   if (length > capacity) std::abort();
-  cache.truncate(0, std::min(length, capacity - 1));
-  const Segment segment{0, 0, 1, cache.length(0)};
-  std::vector<float> x(kWidth, 0.5F), out(kWidth), angles(kWidth, 1);
-  const Batch batch{{&segment, 1}, 1, angles.data()};
-  cache.append(0, batch, {x.data(), 1, kWidth}, {x.data(), 1, kWidth});
-  cache.attend(0, batch, {x.data(), 1, kWidth}, {out.data(), 1, kWidth});
+  cache.truncate(1, std::min(length, capacity - 1));
+  cache.fork(1, 0, length / 2);
+  const Segment segments[] = {{0, 0, 1, cache.length(0)}, {1, 1, 1, cache.length(1)}};
+  std::vector<float> x(2 * kWidth, 0.5F), out(2 * kWidth), angles(2 * kWidth, 1);
+  const Batch batch{segments, 2, angles.data()};
+  cache.append(0, batch, {x.data(), 2, kWidth}, {x.data(), 2, kWidth});
+  cache.attend(0, batch, {x.data(), 2, kWidth}, {out.data(), 2, kWidth});
+  for (const int sequence : {0, 1}) cache.truncate(sequence, 0);
+  if (cache.free_blocks() != cache.blocks()) std::abort();
 }
 
 }  // namespace
