@@ -187,10 +187,21 @@ export interface Label {
   text: string;
 }
 
-/** Where texts go beside points given in pixels, so that none lies on another or on a point; null: no room, or no text. */
-export function placeLabels(points: Label[], box: { width: number; height: number }):
+interface Area {
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+}
+
+/**
+ * Where texts go beside points given in pixels, within a box, so that none lies on another, on a point or on what else
+ * is `there`; null: no room, or no text.
+ */
+export function placeLabels(points: Label[], box: Area, there: Area[]):
     ({ dx: number; dy: number; anchor: "start" | "end" | "middle" } | null)[] {
-  const taken = points.map(({ x, y }) => ({ left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 }));
+  const taken: Area[] = points.map(({ x, y }) => ({ left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 }));
+  taken.push(...there);
   const places = [[8, -11, "start"], [9, 0, "start"], [0, -13, "middle"], [0, 14, "middle"], [8, 11, "start"], [-9, 0, "end"],
     [-8, -11, "end"], [-8, 11, "end"]] as const;
   return points.map((point, index) => {
@@ -199,7 +210,7 @@ export function placeLabels(points: Label[], box: { width: number; height: numbe
     for (const [dx, dy, anchor] of places) {
       const left = point.x + dx - (anchor === "end" ? width : anchor === "middle" ? width / 2 : 0);
       const area = { left, right: left + width, top: point.y + dy - 7, bottom: point.y + dy + 7 };
-      if (area.left < 2 || area.right > box.width - 2 || area.top < 2 || area.bottom > box.height - 2) continue;
+      if (area.left < box.left || area.right > box.right || area.top < box.top || area.bottom > box.bottom) continue;
       const free = taken.every((other, i) => i === index || area.right < other.left || area.left > other.right ||
         area.bottom < other.top || area.top > other.bottom);
       if (!free) continue;

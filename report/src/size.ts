@@ -17,6 +17,8 @@ interface Measure {
   judged?: boolean;
   /** ends of the interval that is drawn */
   interval?(cell: Cell): [number, number];
+  /** what they are */
+  spread?: string;
 }
 
 const MEASURES: Record<string, Measure> = {
@@ -24,6 +26,7 @@ const MEASURES: Record<string, Measure> = {
     title: "Mean KLD",
     axis: "Mean KLD (nats)",
     judged: true,
+    spread: "two standard errors to both sides",
     value: (cell) => cell.metric("kld_mean"),
     interval: (cell) => {
       const error = 2 * cell.metric("kld_se");
@@ -34,6 +37,7 @@ const MEASURES: Record<string, Measure> = {
     title: "Mean KLD, last quarter",
     axis: "Mean KLD of the last quarter (nats)",
     judged: true,
+    spread: "two standard errors to both sides",
     value: (cell) => cell.metric("kld_mean", "last_quarter"),
     interval: (cell) => {
       const error = 2 * cell.metric("kld_se", "last_quarter");
@@ -44,6 +48,7 @@ const MEASURES: Record<string, Measure> = {
   top1: {
     title: "Tokens with another top choice, %",
     axis: "Tokens with another top choice (%)",
+    spread: "the 95 % interval",
     value: (cell) => 100 * (1 - cell.metric("top1")),
     interval: (cell) => [100 * (1 - cell.metric("top1_hi")), 100 * (1 - cell.metric("top1_lo"))],
   },
@@ -90,7 +95,9 @@ function drawing(cells: Cell[], front: Set<Cell>, state: State, width: number): 
   const labelled = [...sorted, ...cells.filter((cell) => !front.has(cell))];
   const named = (cell: Cell) => front.has(cell) || (!narrow && cells.length <= MAX_LABELS);
   const placed = placeLabels(labelled.map((cell) => ({ x: toX.apply(size.value(cell)), y: toY.apply(y(cell)),
-    text: named(cell) ? cell.label : "" })), { width, height: options.height! });
+    text: named(cell) ? cell.label : "" })),
+    { left: 2, right: width - 2, top: 2, bottom: options.height! - options.marginBottom! },
+    logTicks(domain).map((tick) => ({ left: 0, right: options.marginLeft!, top: toY.apply(tick) - 8, bottom: toY.apply(tick) + 8 })));
   const text = (cell: Cell) => `${cell.label}\n${size.title}: ${size.text(size.value(cell))}\n${measure.title}: ` +
     `${digits(measure.value(cell))}${front.has(cell) ? "\nno other cache is better in both" : ""}`;
   return {
@@ -124,7 +131,7 @@ function chart(cells: Cell[], state: State): HTMLElement {
     description: `Scatter plot of ${shown.length} caches, ${measure.title} against ${size.title}, both on log scales. On the front, ` +
       `where no other cache is both smaller and better: ${names.join(", ")}.`,
     note: "Further down is better, further left is smaller. Filled symbols on the line: no other cache is both smaller and better. " +
-      `Hollow symbols: some other cache is. Vertical lines: the interval.${zero}`,
+      `Hollow symbols: some other cache is.${measure.spread ? ` Vertical lines: ${measure.spread}.` : ""}${zero}`,
     draw: (width) => drawing(shown, front, state, width),
     legend: () => familyKey(new Set(shown.map((cell) => cell.family)), ...(measure.judged ? [thresholdKey(state.threshold)] : [])),
     data: foldedTable<Cell>([

@@ -45,7 +45,7 @@ export const commandsSection: Section = {
 function files<Row extends Corpus>(): Column<Row>[] {
   return [
     { title: "File", left: true, text: (row) => baseName(row.file) },
-    { title: "Hash", left: true, code: true, text: (row) => row.hash ?? "–" },
+    { title: "Hash", left: true, code: true, whole: true, text: (row) => row.hash ?? "–" },
     { title: "Size", text: (row) => bytes(row.bytes), value: (row) => row.bytes ?? NaN },
     { title: "Path", left: true, code: true, text: (row) => row.file ?? "–" },
   ];
@@ -63,7 +63,7 @@ function models(data: Data): HTMLElement {
     number("KV heads", (model) => model.kv_heads),
     number("Head size", (model) => model.head_dim),
     { title: "Size", text: (model) => bytes(model.bytes), value: (model) => model.bytes ?? NaN },
-    { title: "Hash", left: true, code: true, text: (model) => model.hash ?? "–" },
+    { title: "Hash", left: true, code: true, whole: true, text: (model) => model.hash ?? "–" },
     { title: "Path", left: true, code: true, text: (model) => model.file ?? "–" },
   ], data.models, { caption: "Models" });
 }

@@ -12,6 +12,8 @@ export interface Column<Row> {
   /** names, not numbers */
   left?: boolean;
   code?: boolean;
+  /** not broken into lines */
+  whole?: boolean;
 }
 
 export interface TableOptions {
@@ -79,7 +81,7 @@ export function table<Row>(columns: Column<Row>[], rows: Row[], options: TableOp
         h("tr", {}, ...columns.map((column, index) => {
           const text = column.text(row);
           const content = column.code ? h("code", {}, text) : text;
-          const attributes = { class: column.left ? "left" : null };
+          const attributes = { class: [column.left ? "left" : "", column.whole ? "whole" : ""].join(" ").trim() || null };
           return index === 0 ? h("th", { scope: "row", ...attributes }, content) : h("td", attributes, content);
         })),
       ),
