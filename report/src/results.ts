@@ -30,6 +30,8 @@ function columns(data: Data, everything: boolean): Column<Cell>[] {
     { title: "K bits", hint: "bits of a key's number", text: (cell) => fixed(cell.k_bpv ?? NaN, 2), value: (cell) => cell.k_bpv ?? NaN },
     { title: "V bits", hint: "bits of a value's number", text: (cell) => fixed(cell.v_bpv ?? NaN, 2), value: (cell) => cell.v_bpv ?? NaN },
     { title: "Cache size", hint: "bytes of the whole cache at this context", text: (cell) => bytes(cell.cache_bytes), value: (cell) => cell.cache_bytes ?? NaN },
+    { title: "Constants", hint: "bytes of anchors and maps beside the cache", text: (cell) => bytes(cell.constant_bytes),
+      value: (cell) => cell.constant_bytes ?? NaN },
     { title: "KLD mean", text: (cell) => `${digits(cell.metric("kld_mean"))} ± ${digits(cell.metric("kld_se"), 2)}`,
       value: (cell) => cell.metric("kld_mean") },
     metric("median", "kld_median", "median of the KLD"),

@@ -137,6 +137,7 @@ INSERT INTO cell(key, kind, model_id, corpus_id, plan_id, k, v, context, chunks,
 INSERT INTO metric
   SELECT cell.id, 'all', m.column1, m.column2 / (1 + cache.kld * 8) + m.column3 * cache.kld
   FROM cell JOIN cache ON cell.key = printf('agreement %s %s', cache.k, cache.v),
-    (VALUES ('prompts', 40, 0), ('agreement_length', 118, 0), ('identical', 0.9, 0), ('script_errors', 0, 0.02)) AS m;
+    (VALUES ('prompts', 40, 0), ('agreement_length', 118, 0), ('agreement_length_se', 4, 0), ('identical_lo', 0.8, 0),
+      ('identical_hi', 0.95, 0), ('identical', 0.9, 0), ('script_errors', 0, 0.02)) AS m;
 UPDATE metric SET value = 40 WHERE name = 'prompts';
 COMMIT;

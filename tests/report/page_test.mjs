@@ -53,6 +53,8 @@ test("the results table has the numbers of the database", () => withPage(async (
   assert.equal(at(lm4, "KLD mean"), "0.00100 ± 4e\u22125");
   assert.equal(at(lm4, "top-1"), "98.89 %");
   assert.equal(at(lm4, "Cache size"), "400 KiB");
+  assert.equal(at(lm4, "Constants"), "0 B");
+  assert.equal(at(rows.find((row) => row[0] === "plan standin-3bit"), "Constants"), "96.0 KiB");
   assert.equal(at(lm4, "tokens"), "16,352");
 }));
 
@@ -153,7 +155,10 @@ test("pickers change what is shown, and what they offer", () => withPage(async (
   assert.equal(await page.evaluate(() => document.activeElement.selectedOptions[0].textContent), "Qwen2.5 0.5B Instruct");
   assert.equal((await titles(page)).length, 10);
   assert.match(await page.locator("#safe .answer").textContent(), /^plan qwen-3bit is the smallest safe cache\./);
-  assert.deepEqual(await columnOf(page.locator("#agreement-table"), "Cache (K / V)"), ["lm3", "lm4", "q4_0", "q8_0"]);
+  const [head, ...rows] = await rowsOf(page.locator("#agreement-table"));
+  assert.deepEqual(head, ["Cache (K / V)", "Prompts", "Bits of a value", "agreement length", "identical", "prompts", "script errors"]);
+  assert.deepEqual(rows.map((row) => row[0]), ["lm3", "lm4", "q4_0", "q8_0"]);
+  assert.deepEqual(rows[0].slice(3, 6), ["114.6 ± 3.9", "0.8741 [0.777, 0.923]", "40"]);
 }));
 
 test("verdicts follow the rule and its threshold", () => withPage(async (page) => {
