@@ -106,10 +106,7 @@ bool Output::colour() const { return !file_ && stdout_is_terminal(); }
 std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text, bool parse_special,
                                        std::string_view source) {
   try {
-    std::vector<engine::Token> tokens = tokenizer.encode(text, parse_special);
-    const bool starts_with_bos = !tokens.empty() && tokens.front() == tokenizer.bos();
-    if (tokenizer.add_bos() && tokenizer.bos() >= 0 && !starts_with_bos) tokens.insert(tokens.begin(), tokenizer.bos());
-    return tokens;
+    return tokenizer.encode_prompt(text, parse_special);
   } catch (const Error& e) {
     throw Error(e.code(), fmt::format("{}: {}", source, e.what()));
   }

@@ -38,6 +38,7 @@ Command add_eval(CLI::App& app);
 Command add_bench(CLI::App& app);
 Command add_calibrate(CLI::App& app);
 Command add_report(CLI::App& app);
+Command add_serve(CLI::App& app);
 
 /// -m -t --precision
 struct ModelOptions {

@@ -124,6 +124,13 @@ std::vector<Token> Tokenizer::encode(std::string_view text, bool parse_special) 
   return out;
 }
 
+std::vector<Token> Tokenizer::encode_prompt(std::string_view text, bool parse_special) const {
+  std::vector<Token> tokens = encode(text, parse_special);
+  const bool starts_with_bos = !tokens.empty() && tokens.front() == bos();
+  if (add_bos() && bos() >= 0 && !starts_with_bos) tokens.insert(tokens.begin(), bos());
+  return tokens;
+}
+
 std::string Tokenizer::decode(std::span<const Token> tokens, bool special) const {
   std::string text;
   bool at_prefix = impl_->space_prefix;

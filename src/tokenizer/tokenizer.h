@@ -27,6 +27,8 @@ class Tokenizer {
   /// and stay plain text otherwise; tokens of type "user-defined" always become their ids. No BOS is added. Throws
   /// invalid_argument naming the byte offset of invalid UTF-8, or a byte that the vocabulary has no token for.
   std::vector<Token> encode(std::string_view text, bool parse_special = true) const;
+  /// The same with BOS in front, where the vocabulary asks for it (add_bos()) and the text does not start with it.
+  std::vector<Token> encode_prompt(std::string_view text, bool parse_special = true) const;
   /// Text of the ids; control tokens are left out unless `special` is set. May hold invalid UTF-8 where ids do. The
   /// spaces that encode() adds (space_prefix()) are taken away again. Throws as piece().
   std::string decode(std::span<const Token> tokens, bool special = false) const;

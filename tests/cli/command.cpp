@@ -113,6 +113,8 @@ bool TerminalRun::wait_for(std::string_view text) {
   }
 }
 
+void TerminalRun::signal(int number) { ASSERT_EQ(::kill(pid_, number), 0); }
+
 int TerminalRun::wait() {
   const auto end = std::chrono::steady_clock::now() + kPatience;
   int status = 0;

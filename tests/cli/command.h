@@ -43,6 +43,8 @@ class TerminalRun {
   void type(std::string_view text);
   /// Waits until the program has written `text` after what earlier calls waited for; false after a minute without.
   bool wait_for(std::string_view text);
+  /// Sends it a signal.
+  void signal(int number);
   /// Exit status once the program has ended; -1 after a minute or a signal.
   int wait();
   const std::string& output() const { return output_; }

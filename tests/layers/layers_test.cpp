@@ -38,6 +38,7 @@ const std::map<std::string, std::set<std::string>, std::less<>> kLayers = {
     {"calib", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine", "eval"}},
     {"sweep", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine", "eval", "calib"}},
     {"report", {"base"}},
+    {"server", {"base", "gguf", "codec", "kernels", "cache", "model", "tokenizer", "engine"}},
 };
 
 /// Third-party headers by the start of their name, and a pattern of the files that may include them.
@@ -50,8 +51,9 @@ const std::vector<std::pair<std::string, std::regex>> kThirdParty = {
     {"oniguruma.h", std::regex(R"(src/tokenizer/.*_test\.cpp)")},
     {"sqlite3.h", std::regex(R"((src/(report|sweep)|tests)/.*\.cpp)")},
     {"mpi.h", std::regex(R"(src/sweep/ranks.*\.cpp)")},
+    {"httplib.h", std::regex(R"(src/server/http(_test)?\.cpp|tests/.*\.cpp)")},
     {"CLI/", std::regex(R"(apps/.*\.cpp)")},
-    {"nlohmann/", std::regex(R"(apps/.*\.cpp|src/(report|sweep)/.*\.cpp|.*_test\.cpp|tests/.*\.cpp)")},
+    {"nlohmann/", std::regex(R"(apps/.*\.cpp|src/(report|server|sweep)/.*\.cpp|.*_test\.cpp|tests/.*\.cpp)")},
     {"gtest/", std::regex(R"(.*_test\.cpp|tests/.*|src/.*/test_[a-z0-9_]*\.h)")},
     {"gmock/", std::regex(R"(.*_test\.cpp|tests/.*|src/.*/test_[a-z0-9_]*\.h)")},
     {"benchmark/", std::regex(R"(.*_bench\.cpp)")},

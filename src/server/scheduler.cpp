@@ -1,0 +1,321 @@
+#include "server/scheduler.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "kernels/matmul/matmul.h"
+
+namespace kvant::server {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::size_t kFewRows = kernels::Matmul::kDecodeRows;
+/// How often it looks whether readers have caught up when nothing else is to do.
+constexpr auto kNap = 5ms;
+
+}  // namespace
+
+/// An answer in the making. Its sequence holds a prefix of `tokens`; the rest is to be computed.
+struct Scheduler::Running {
+  Waiting request;
+  int sequence;
+  std::size_t cached;
+  std::vector<Token> tokens;  ///< prompt and answer
+  engine::Sampler sampler;
+  Answer answer;
+  std::size_t generated = 0;
+  bool ended = false;
+  double prefill_seconds = 0;
+  Stopwatch watch;  ///< since it began, and from its first token on since that
+
+  Running(Waiting waiting, const Slots::Place& place, const tokenizer::Tokenizer& tokenizer)
+      : request(std::move(waiting)),
+        sequence(place.sequence),
+        cached(place.cached),
+        tokens(std::move(request.job.prompt)),
+        sampler(request.job.sampler),
+        answer(tokenizer, request.job.stops, !request.job.continues) {}
+};
+
+Scheduler::Scheduler(engine::Engine& engine, cache::KvCache cache, const Options& options)
+    : engine_(engine),
+      cache_(std::move(cache)),
+      usage_(cache_.usage()),
+      context_(cache_.config().capacity),
+      options_(options),
+      slots_(cache_) {
+  KVANT_CHECK(options.prompt_step >= 1 && options.prompt_step <= model::Transformer::kMaxRows,
+              ErrorCode::invalid_argument, "prompt step is {}, expected 1 to {}", options.prompt_step,
+              model::Transformer::kMaxRows);
+  thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+}
+
+Scheduler::~Scheduler() { stop(); }
+
+void Scheduler::stop() {
+  drain();
+  if (!thread_.joinable()) return;
+  thread_.request_stop();
+  thread_.join();
+  for (auto& running : running_) {
+    if (!running->ended) finish(*running, Finish::cancelled);
+  }
+  running_.clear();
+  const std::scoped_lock lock(mutex_);
+  for (const Waiting& waiting : queue_) waiting.reply->end(waiting.choice, {.finish = Finish::cancelled});
+  queue_.clear();
+  load_.waiting = 0;
+}
+
+std::shared_ptr<Reply> Scheduler::submit(std::vector<Job> jobs) {
+  for (Job& job : jobs) {
+    KVANT_CHECK(!job.prompt.empty(), ErrorCode::invalid_argument, "the prompt is empty");
+    KVANT_CHECK(job.max_tokens > 0, ErrorCode::invalid_argument, "no token is asked for");
+    if (job.prompt.size() >= context_) {
+      throw Refused(Refused::Why::too_long, fmt::format("the prompt has {} tokens, the context holds {} and an answer "
+                                                        "needs one",
+                                                        job.prompt.size(), context_));
+    }
+    job.max_tokens = std::min(job.max_tokens, context_ - job.prompt.size());
+    engine::Sampler check(job.sampler);
+  }
+  auto reply = std::make_shared<Reply>(jobs.size());
+  {
+    const std::scoped_lock lock(mutex_);
+    if (draining_) throw Refused(Refused::Why::stopping, "the server is stopping");
+    if (queue_.size() + jobs.size() > options_.queue) {
+      load_.refused += jobs.size();
+      throw Refused(Refused::Why::busy, fmt::format("{} requests wait already, {} may", queue_.size(), options_.queue));
+    }
+    const auto deadline = Clock::now() + options_.timeout;
+    for (std::size_t i = 0; i < jobs.size(); ++i) queue_.push_back({std::move(jobs[i]), reply, i, deadline});
+    load_.waiting = queue_.size();
+  }
+  changed_.notify_one();
+  return reply;
+}
+
+void Scheduler::drain() {
+  const std::scoped_lock lock(mutex_);
+  draining_ = true;
+}
+
+bool Scheduler::draining() const {
+  const std::scoped_lock lock(mutex_);
+  return draining_;
+}
+
+bool Scheduler::idle() const {
+  const std::scoped_lock lock(mutex_);
+  return load_.running == 0 && load_.waiting == 0;
+}
+
+Load Scheduler::load() const {
+  const std::scoped_lock lock(mutex_);
+  return load_;
+}
+
+void Scheduler::run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    drop_ended();
+    admit();
+    if (running_.empty()) {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, stop, [this] { return !queue_.empty(); });
+    } else {
+      step();
+    }
+  }
+}
+
+/// Ends answers that nobody waits for any more or that took too long, running and waiting ones.
+void Scheduler::drop_ended() {
+  const auto now = Clock::now();
+  const auto reason = [now](const Waiting& waiting) -> std::optional<Finish> {
+    if (waiting.reply->cancelled()) return Finish::cancelled;
+    if (now >= waiting.deadline) return Finish::timed_out;
+    return std::nullopt;
+  };
+  for (auto& running : running_) {
+    if (running->ended) continue;
+    if (const auto why = reason(running->request)) finish(*running, *why);
+  }
+  std::erase_if(running_, [](const auto& running) { return running->ended; });
+
+  const std::scoped_lock lock(mutex_);
+  std::erase_if(queue_, [&](const Waiting& waiting) {
+    const auto why = reason(waiting);
+    if (!why) return false;
+    waiting.reply->end(waiting.choice, {.finish = *why, .prompt_tokens = waiting.job.prompt.size()});
+    ++load_.finished[static_cast<std::size_t>(*why)];
+    return true;
+  });
+  load_.waiting = queue_.size();
+}
+
+/// Begins answers from the queue, first come, first served, as long as there are sequences.
+void Scheduler::admit() {
+  const std::scoped_lock lock(mutex_);
+  while (!queue_.empty()) {
+    const auto place = slots_.take(queue_.front().job.prompt);
+    if (!place) break;
+    load_.prompt_tokens += queue_.front().job.prompt.size();
+    load_.cached_tokens += place->cached;
+    running_.push_back(std::make_unique<Running>(std::move(queue_.front()), *place, engine_.tokenizer()));
+    queue_.pop_front();
+  }
+  load_.waiting = queue_.size();
+  load_.running = slots_.in_use();
+  load_.idle = slots_.idle();
+}
+
+/// Runs the next tokens of the running answers, all rows of the model that this step takes.
+void Scheduler::step() {
+  std::vector<Share> shares = plan();
+  if (shares.empty()) {  // nobody reads what is there
+    std::this_thread::sleep_for(kNap);
+    return;
+  }
+  // Which kernels compute a row depends on how many rows its pass has: few rows stay among themselves.
+  const auto many =
+      std::stable_partition(shares.begin(), shares.end(), [](const Share& s) { return s.count <= kFewRows; });
+  for (auto begin = shares.begin(); begin != shares.end();) {
+    const bool few = begin < many;
+    const std::size_t limit = few ? kFewRows : model::Transformer::kMaxRows;
+    std::size_t rows = 0;
+    auto end = begin;
+    for (; end != (few ? many : shares.end()) && rows + end->count <= limit; ++end) rows += end->count;
+    pass({begin, end});
+    begin = end;
+  }
+}
+
+/// One token of each answer that has begun, and prompt tokens up to a limit, taking prompts in turn.
+std::vector<Scheduler::Share> Scheduler::plan() {
+  std::vector<Share> shares;
+  std::size_t left = options_.prompt_step;
+  const auto takes_turn = [&](const std::unique_ptr<Running>& running) {
+    if (running->request.reply->full()) return false;
+    const std::size_t held = cache_.length(running->sequence), rest = running->tokens.size() - held;
+    const std::size_t count = std::min(rest, options_.prompt_step - held % options_.prompt_step);
+    const bool prompt = rest > 1;
+    if (prompt && count > left) return false;
+    if (prompt) left -= count;
+    shares.push_back({running.get(), count});
+    return prompt;
+  };
+  std::vector<std::unique_ptr<Running>> waited, went;
+  for (auto& running : running_) (takes_turn(running) ? went : waited).push_back(std::move(running));
+  running_ = std::move(waited);
+  std::move(went.begin(), went.end(), std::back_inserter(running_));
+  return shares;
+}
+
+/// Runs some rows through the model. An error ends the answers that cause it, alone.
+void Scheduler::pass(std::span<const Share> shares) {
+  std::vector<model::Input> inputs;
+  std::vector<std::size_t> held;
+  std::size_t rows = 0;
+  for (const Share& share : shares) {
+    const Running& running = *share.running;
+    const std::size_t length = cache_.length(running.sequence);
+    const bool last = length + share.count == running.tokens.size();
+    inputs.push_back({running.sequence, std::span(running.tokens).subspan(length, share.count), last ? 1u : 0u});
+    held.push_back(length);
+    rows += share.count;
+  }
+  MatView<const float> logits;
+  try {
+    logits = engine_.transformer().forward(cache_, inputs);
+  } catch (const std::exception& e) {
+    for (std::size_t i = 0; i < inputs.size(); ++i) cache_.truncate(inputs[i].sequence, held[i]);
+    if (shares.size() == 1) return finish(*shares.front().running, Finish::failed, e.what());
+    for (std::size_t i = 0; i < shares.size(); ++i) pass(shares.subspan(i, 1));
+    return;
+  }
+  {
+    const std::scoped_lock lock(mutex_);
+    ++load_.passes;
+    load_.rows += rows;
+  }
+  sample(shares, logits);
+}
+
+/// Chooses the next token of each answer whose tokens have all been computed. logits [such answers, vocabulary]
+void Scheduler::sample(std::span<const Share> shares, MatView<const float> logits) {
+  struct Choice {
+    Running* running;
+    Token token = -1;
+    std::optional<engine::LogProbabilities> probabilities = {};
+    std::string error = {};
+  };
+  std::vector<Choice> choices;
+  for (const Share& share : shares) {
+    Running& running = *share.running;
+    if (cache_.length(running.sequence) == running.tokens.size()) choices.push_back({&running});
+  }
+  engine_.pool().run(choices.size(), [&](std::size_t i, int) {
+    Choice& choice = choices[i];
+    Running& running = *choice.running;
+    try {
+      choice.token = running.sampler.sample(logits.row(i), running.tokens);
+      if (const auto top = running.request.job.log_probabilities) {
+        choice.probabilities = engine::log_probabilities(logits.row(i), choice.token, *top);
+      }
+    } catch (const std::exception& e) {
+      choice.error = e.what();
+    }
+  });
+  for (Choice& choice : choices) {
+    if (choice.token < 0) {
+      finish(*choice.running, Finish::failed, choice.error);
+    } else {
+      deliver(*choice.running, choice.token, std::move(choice.probabilities));
+    }
+  }
+}
+
+void Scheduler::deliver(Running& running, Token token, std::optional<engine::LogProbabilities> probabilities) {
+  if (running.generated == 0) {
+    running.prefill_seconds = running.watch.seconds();
+    running.watch.restart();
+  }
+  const Job& job = running.request.job;
+  if (job.stop_at_end && engine_.tokenizer().is_end(token)) return finish(running, Finish::stop);
+  running.tokens.push_back(token);
+  ++running.generated;
+  running.request.reply->push(running.request.choice, probabilities
+                                                          ? running.answer.push(token, std::move(*probabilities))
+                                                          : running.answer.push(token));
+  if (running.answer.stopped()) return finish(running, Finish::stop);
+  if (running.generated == job.max_tokens) finish(running, Finish::length);
+}
+
+void Scheduler::finish(Running& running, Finish how, std::string error) {
+  Ending ending;
+  ending.finish = how;
+  ending.error = std::move(error);
+  ending.prompt_tokens = running.tokens.size() - running.generated;
+  ending.cached_tokens = running.cached;
+  ending.generated_tokens = running.generated;
+  ending.prefill_seconds = running.generated > 0 ? running.prefill_seconds : running.watch.seconds();
+  ending.decode_seconds = running.generated > 0 ? running.watch.seconds() : 0;
+  running.ended = true;
+  slots_.give_back(running.sequence, std::move(running.tokens));
+  {
+    const std::scoped_lock lock(mutex_);
+    ++load_.finished[static_cast<std::size_t>(how)];
+    load_.generated_tokens += ending.generated_tokens;
+    load_.running = slots_.in_use();
+    load_.idle = slots_.idle();
+  }
+  Reply& reply = *running.request.reply;
+  reply.push(running.request.choice, running.answer.finish());
+  reply.end(running.request.choice, std::move(ending));
+}
+
+}  // namespace kvant::server

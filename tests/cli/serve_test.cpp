@@ -1,0 +1,282 @@
+/// The server as clients meet it: the built command on a free port.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <httplib.h>
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "command.h"
+
+namespace kvant::cli {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+class Serve : public testing::Test {
+ protected:
+  void start(std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments{"serve",
+                                       "-m",
+                                       write_chat_model(folder_),
+                                       "--port",
+                                       "0",
+                                       "--alias",
+                                       "small",
+                                       "-c",
+                                       "512",
+                                       "--precision",
+                                       "reference",
+                                       "-t",
+                                       "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    server_ = std::make_unique<TerminalRun>(arguments);
+    ASSERT_TRUE(server_->wait_for("at http://127.0.0.1:")) << server_->output();
+    ASSERT_TRUE(server_->wait_for("cache "));
+    const std::string& out = server_->output();
+    port_ = std::stoi(out.substr(out.find("127.0.0.1:") + 10));
+  }
+  httplib::Client client() const {
+    httplib::Client client("127.0.0.1", port_);
+    client.set_read_timeout(60);
+    return client;
+  }
+  /// Status and body of a POST.
+  std::pair<int, json> post(const std::string& path, const json& body) const {
+    const auto response = client().Post(path, body.dump(), "application/json");
+    if (!response) {
+      ADD_FAILURE() << path << ": no response";
+      return {0, {}};
+    }
+    return {response->status, json::parse(response->body)};
+  }
+  json complete(const std::string& prompt, int tokens, const json& more = json::object()) const {
+    json body = {{"prompt", prompt}, {"max_tokens", tokens}, {"temperature", 0}, {"ignore_eos", true}};
+    body.update(more);
+    const auto [status, answer] = post("/v1/completions", body);
+    EXPECT_EQ(status, 200) << answer;
+    return answer;
+  }
+  /// The documents of a stream and its last line.
+  static std::pair<std::vector<json>, std::string> events(const std::string& text) {
+    std::vector<json> documents;
+    std::string last;
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t end = text.find("\n\n", at);
+      EXPECT_NE(end, std::string::npos);
+      last = text.substr(at, end - at);
+      EXPECT_THAT(last, StartsWith("data: "));
+      if (last != "data: [DONE]") documents.push_back(json::parse(last.substr(6)));
+      at = end + 2;
+    }
+    return {documents, last};
+  }
+
+  Folder folder_;
+  std::unique_ptr<TerminalRun> server_;
+  int port_ = 0;
+};
+
+TEST_F(Serve, CompletesAsTheCommandDoes) {
+  start();
+  const std::string prompt = "The king gave his answer on the third day.";
+  const Result expected = run({"run", "-m", kModel, "-p", prompt, "-n", "16", "--precision", "reference", "--json"});
+  ASSERT_EQ(expected.status, 0) << expected.err;
+  const json answer = complete(prompt, 16, {{"ignore_eos", false}});
+  EXPECT_EQ(answer["choices"][0]["text"], json::parse(expected.out)["text"]);
+  EXPECT_EQ(answer["object"], "text_completion");
+  EXPECT_EQ(answer["model"], "small");
+  EXPECT_EQ(answer["usage"]["completion_tokens"], 16);
+  EXPECT_EQ(answer["choices"][0]["finish_reason"], "length");
+}
+
+TEST_F(Serve, ChatsAndReusesTheConversation) {
+  start();
+  json messages = {{{"role", "system"}, {"content", "Be brief."}}, {{"role", "user"}, {"content", "Who are you?"}}};
+  const json body = {{"messages", messages}, {"temperature", 0}, {"max_tokens", 8}};
+  const auto [status, answer] = post("/v1/chat/completions", body);
+  ASSERT_EQ(status, 200) << answer;
+  EXPECT_THAT(answer["id"].get<std::string>(), StartsWith("chatcmpl-"));
+  EXPECT_EQ(answer["choices"][0]["message"]["role"], "assistant");
+  EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+  messages.push_back(answer["choices"][0]["message"]);
+  messages.back().erase("refusal");
+  messages.push_back({{"role", "user"}, {"content", "And why?"}});
+  const auto [again, second] =
+      post("/v1/chat/completions", {{"messages", messages}, {"temperature", 0}, {"max_tokens", 8}});
+  ASSERT_EQ(again, 200) << second;
+  EXPECT_GT(second["usage"]["prompt_tokens_details"]["cached_tokens"], 5);
+}
+
+TEST_F(Serve, StreamsWhatItAnswersWhole) {
+  start();
+  const json body = {{"messages", {{{"role", "user"}, {"content", "Tell me a story."}}}},
+                     {"temperature", 0},
+                     {"max_tokens", 20},
+                     {"ignore_eos", true}};
+  const auto [status, whole] = post("/v1/chat/completions", body);
+  ASSERT_EQ(status, 200);
+  json streamed = body;
+  streamed["stream"] = true;
+  streamed["stream_options"] = {{"include_usage", true}};
+  const auto response = client().Post("/v1/chat/completions", streamed.dump(), "application/json");
+  ASSERT_TRUE(response);
+  EXPECT_THAT(response->get_header_value("Content-Type"), StartsWith("text/event-stream"));
+  const auto [documents, last] = events(response->body);
+  ASSERT_GE(documents.size(), 4u);
+  EXPECT_EQ(last, "data: [DONE]");
+  EXPECT_EQ(documents.front()["choices"][0]["delta"]["role"], "assistant");
+  std::string text;
+  for (const json& document : documents) {
+    EXPECT_EQ(document["id"], documents.front()["id"]);
+    EXPECT_EQ(document["object"], "chat.completion.chunk");
+    if (!document["choices"].empty()) text += document["choices"][0]["delta"].value("content", "");
+  }
+  EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);
+  EXPECT_EQ(documents.back()["usage"]["completion_tokens"], 20);
+  EXPECT_TRUE(documents.back()["choices"].empty());
+  EXPECT_EQ(documents[documents.size() - 2]["choices"][0]["finish_reason"], "length");
+}
+
+TEST_F(Serve, SeveralAnswersStopsAndProbabilities) {
+  start();
+  const json two =
+      complete("Once upon a time", 6,
+               {{"prompt", {"Once upon a time", "The old road"}}, {"n", 2}, {"temperature", 1}, {"seed", 4}});
+  ASSERT_EQ(two["choices"].size(), 4u);
+  EXPECT_EQ(two["choices"][3]["index"], 3);
+  EXPECT_EQ(two["usage"]["completion_tokens"], 24);
+  const json free = complete("Once upon a time", 12);
+  const std::string text = free["choices"][0]["text"];
+  const json stopped = complete("Once upon a time", 12, {{"stop", {text.substr(5, 3)}}, {"logprobs", 2}});
+  EXPECT_EQ(stopped["choices"][0]["text"], text.substr(0, text.find(text.substr(5, 3))));
+  EXPECT_EQ(stopped["choices"][0]["finish_reason"], "stop");
+  const json& logprobs = stopped["choices"][0]["logprobs"];
+  ASSERT_GE(logprobs["tokens"].size(), 1u);
+  EXPECT_EQ(logprobs["tokens"].size(), logprobs["token_logprobs"].size());
+  EXPECT_EQ(logprobs["top_logprobs"][0].size(), 2u);
+  EXPECT_EQ(logprobs["text_offset"][0], 0);
+}
+
+TEST_F(Serve, SixteenAtATimeEqualEachAlone) {
+  start({"--parallel", "16"});
+  const auto prompt = [](int i) { return std::string(static_cast<std::size_t>(i), 'x') + " The road to the sea was"; };
+  std::vector<std::string> alone, together(16);
+  for (int i = 0; i < 16; ++i) alone.push_back(complete(prompt(7 * i), 12)["choices"][0]["text"]);
+  std::vector<std::jthread> threads;
+  for (std::size_t i = 0; i < 16; ++i) {
+    threads.emplace_back([&, i] { together[i] = complete(prompt(7 * static_cast<int>(i)), 12)["choices"][0]["text"]; });
+  }
+  threads.clear();
+  EXPECT_EQ(together, alone);
+}
+
+TEST_F(Serve, ErrorsHaveTheInterfacesShape) {
+  start();
+  const auto [status, body] = post("/v1/chat/completions", {{"messages", json::array()}});
+  EXPECT_EQ(status, 400);
+  EXPECT_EQ(body["error"]["type"], "invalid_request_error");
+  EXPECT_EQ(body["error"]["param"], "messages");
+  const auto [missing, model] = post("/v1/completions", {{"prompt", "a"}, {"model", "gpt-9"}});
+  EXPECT_EQ(missing, 404);
+  EXPECT_EQ(model["error"]["code"], "model_not_found");
+  const auto [too_long, length] = post("/v1/completions", {{"prompt", std::vector<int>(512, 5)}});
+  EXPECT_EQ(too_long, 400);
+  EXPECT_EQ(length["error"]["code"], "context_length_exceeded");
+  EXPECT_EQ(post("/v1/completions", {{"prompt", {1, 1 << 30}}}).first, 400);
+  EXPECT_EQ(post("/v1/nothing", json::object()).first, 404);
+  EXPECT_EQ(client().Get("/v1/completions")->status, 405);
+  EXPECT_EQ(json::parse(client().Get("/v1/models")->body)["data"][0]["id"], "small");
+  EXPECT_EQ(client().Get("/health")->status, 200);
+}
+
+TEST_F(Serve, TokenizesAndBack) {
+  start();
+  const std::string text = "The old road, at 7 o'clock.";
+  const auto [status, tokens] = post("/tokenize", {{"content", text}});
+  ASSERT_EQ(status, 200);
+  EXPECT_GT(tokens["tokens"].size(), 4u);
+  EXPECT_EQ(post("/detokenize", tokens).second["content"], text);
+  EXPECT_EQ(post("/detokenize", {{"tokens", {1 << 30}}}).first, 400);
+}
+
+TEST_F(Serve, AFullQueueIsRefusedAndClientsThatLeaveMakeRoom) {
+  start({"--parallel", "1", "--queue", "1"});
+  const json body = {{"prompt", "a"}, {"max_tokens", 400}, {"ignore_eos", true}};
+  const auto hold = [&](std::atomic<bool>& leave) {
+    httplib::Client c = client();
+    json streamed = body;
+    streamed["stream"] = true;
+    httplib::Request request;
+    request.method = "POST";
+    request.path = "/v1/completions";
+    request.body = streamed.dump();
+    request.set_header("Content-Type", "application/json");
+    request.content_receiver = [&](const char*, std::size_t, std::uint64_t, std::uint64_t) { return !leave; };
+    c.send(request);
+  };
+  std::atomic<bool> leave{false};
+  std::jthread first([&] { hold(leave); }), second([&] { hold(leave); });
+  int status = 200;
+  for (int i = 0; i < 100 && status != 429; ++i) {
+    const auto [code, answer] = post("/v1/completions", {{"prompt", {"b", "c"}}, {"max_tokens", 1}});
+    status = code;
+    if (status == 429) EXPECT_EQ(answer["error"]["code"], "queue_full");
+  }
+  EXPECT_EQ(status, 429);
+  leave = true;
+  first.join();
+  second.join();
+  for (int i = 0; i < 100 && status != 200; ++i) {
+    status = post("/v1/completions", {{"prompt", "b"}, {"max_tokens", 1}}).first;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_EQ(status, 200);
+}
+
+TEST_F(Serve, AsksForAKey) {
+  start({"--api-key-file", folder_.write("keys", "alpha\n\nbeta\n")});
+  EXPECT_EQ(client().Get("/v1/models")->status, 401);
+  EXPECT_EQ(client().Get("/health")->status, 200);
+  httplib::Client c = client();
+  c.set_bearer_token_auth("beta");
+  EXPECT_EQ(c.Get("/v1/models")->status, 200);
+  c.set_bearer_token_auth("gamma");
+  const auto refused = c.Get("/v1/models");
+  EXPECT_EQ(json::parse(refused->body)["error"]["code"], "invalid_api_key");
+  const Result empty = run({"serve", "-m", kModel, "--api-key-file", folder_.write("none", "\n")});
+  EXPECT_EQ(empty.status, 1);
+  EXPECT_THAT(empty.err, HasSubstr("no key in it"));
+}
+
+TEST_F(Serve, FinishesWhatRunsAfterSigterm) {
+  start();
+  std::string text;
+  std::atomic<bool> begun{false};
+  std::jthread request([&] {
+    httplib::Client c = client();
+    httplib::Request r;
+    r.method = "POST";
+    r.path = "/v1/completions";
+    r.body = json{{"prompt", "a"}, {"max_tokens", 100}, {"ignore_eos", true}, {"stream", true}}.dump();
+    r.set_header("Content-Type", "application/json");
+    r.content_receiver = [&](const char* data, std::size_t size, std::uint64_t, std::uint64_t) {
+      text.append(data, size);
+      begun = true;
+      return true;
+    };
+    c.send(r);
+    begun = true;
+  });
+  while (!begun) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  server_->signal(SIGTERM);
+  EXPECT_EQ(server_->wait(), 0) << server_->output();
+  request.join();
+  EXPECT_THAT(text, testing::EndsWith("data: [DONE]\n\n"));
+}
+
+}  // namespace
+}  // namespace kvant::cli
