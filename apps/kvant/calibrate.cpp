@@ -44,27 +44,6 @@ bool is_large(const std::string& file) {
   return !error && size > kLargeModel;
 }
 
-/// Bytes of "512MiB", "1.5GB", "1000000".
-double parse_size(std::string_view text) {
-  double value = 0;
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
-  constexpr std::array<std::pair<std::string_view, double>, 9> kUnits{{{"", 1},
-                                                                       {"B", 1},
-                                                                       {"kB", 1e3},
-                                                                       {"KB", 1e3},
-                                                                       {"MB", 1e6},
-                                                                       {"GB", 1e9},
-                                                                       {"KiB", 0x1p10},
-                                                                       {"MiB", 0x1p20},
-                                                                       {"GiB", 0x1p30}}};
-  const auto known = std::find_if(kUnits.begin(), kUnits.end(), [&](const auto& u) { return u.first == unit; });
-  if (status != std::errc{} || known == kUnits.end() || !(value > 0) || value > 1e12) {
-    throw UsageError(fmt::format("calibrate: --memory {}: expected a size such as 512MiB", printable(text)));
-  }
-  return value * known->second;
-}
-
 /// SIZE@CONTEXT into the goal.
 void read_memory(Options& options) {
   if (options.memory.empty()) return;
@@ -79,7 +58,7 @@ void read_memory(Options& options) {
     throw UsageError(fmt::format("calibrate: --memory {}: expected SIZE@CONTEXT with a context of 64 to {} tokens",
                                  printable(options.memory), std::size_t{1} << 30));
   }
-  options.goal.memory = parse_size(std::string_view(options.memory).substr(0, at));
+  options.goal.memory = parse_size("calibrate: --memory", std::string_view(options.memory).substr(0, at));
   options.goal.context = context;
 }
 

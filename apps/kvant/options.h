@@ -97,6 +97,9 @@ class Output {
 std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text, bool parse_special,
                                        std::string_view source);
 
+/// Bytes of "512MiB", "1.5GB", "1000000". Throws UsageError, naming the option.
+double parse_size(std::string_view option, std::string_view text);
+
 /// "k f16 v q8_0, 16.00 and 8.50 bits per value, 3.1 MiB"
 std::string describe(const codec::CacheSpec& k, const codec::CacheSpec& v, const cache::CacheUsage& usage);
 

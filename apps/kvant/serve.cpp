@@ -24,7 +24,8 @@ struct Options {
   server::HttpServer::Options http;
   std::string key_file, alias;
   std::size_t context = 0;  ///< 0: as trained, at most kContext
-  int parallel = 4;
+  int parallel = 4, keep = 32;
+  std::string memory;  ///< empty: as much as `parallel` whole contexts take
   std::size_t queue = 64, max_tokens = 1024;
   int timeout_seconds = 600, drain_seconds = 30;
 };
@@ -83,6 +84,30 @@ void wait_for_end(const StopSignals& signals, server::Scheduler& scheduler, int 
   }
 }
 
+/// The cache: a pool of blocks for the running answers and for the conversations that are kept.
+cache::KvCache make_cache(const Options& options, engine::Engine& engine, const eval::CachePair& pair,
+                          std::size_t context) {
+  const std::size_t bytes =
+      options.memory.empty() ? 0 : static_cast<std::size_t>(parse_size("serve: --kv-memory", options.memory));
+  cache::CacheConfig config = engine
+                                  .make_cache({.k = pair.k,
+                                               .v = pair.v,
+                                               .context = context,
+                                               .sequences = options.parallel,
+                                               .pool_bytes = bytes,
+                                               .plan = pair.plan.get()})
+                                  .config();
+  // Kept conversations share the pool of the running answers.
+  config.pool_tokens = config.blocks() * cache::KvCache::kBlockTokens;
+  config.sequences += options.keep;
+  if (bytes > 0) {
+    config.pool_tokens = cache::pool_tokens_within(config, bytes, active_isa());
+    KVANT_CHECK(config.pool_tokens > 0, ErrorCode::invalid_argument, "--kv-memory {}: not even {} tokens fit",
+                options.memory, cache::KvCache::kBlockTokens);
+  }
+  return {config, engine.pool(), active_isa()};
+}
+
 void run(const Options& options) {
   const StopSignals signals;  // before any thread starts
   server::HttpServer::Options http = options.http;
@@ -91,25 +116,31 @@ void run(const Options& options) {
   engine::Engine engine = options.model.open();
   const std::size_t context = options.context > 0 ? options.context : std::min(engine.config().context, kContext);
   warn_beyond_training(engine, context);
-  server::Scheduler scheduler(engine, engine.make_cache(pair.k, pair.v, context, options.parallel, pair.plan.get()),
-                              {.queue = options.queue, .timeout = std::chrono::seconds(options.timeout_seconds)});
+  server::Scheduler scheduler(engine, make_cache(options, engine, pair, context),
+                              {.running = static_cast<std::size_t>(options.parallel),
+                               .queue = options.queue,
+                               .timeout = std::chrono::seconds(options.timeout_seconds)});
   const std::string name =
       options.alias.empty() ? std::filesystem::path(options.model.model).stem().string() : options.alias;
-  server::Service service(engine, scheduler, {.model = name, .max_tokens = options.max_tokens});
-  server::HttpServer server(
+  std::unique_ptr<server::HttpServer> server;
+  server::Service service(
+      engine, scheduler,
+      {.model = name, .max_tokens = options.max_tokens, .connections = [&server] { return server->connections(); }});
+  server = std::make_unique<server::HttpServer>(
       http, [&service](const server::HttpRequest& request) { return service.handle(request); },
       &server::Service::error_body);
 
   if (http.keys.empty() && !is_loopback(http.host)) {
     write_stderr("kvant: note: anyone who reaches this host may use the server (--api-key-file)\n");
   }
-  write_stderr(fmt::format("kvant: {} at http://{}:{}, {} answers at a time of up to {} tokens\nkvant: cache {}\n",
-                           name, http.host, server.port(), options.parallel, context,
-                           describe(pair.k, pair.v, scheduler.cache_usage())));
-  std::jthread listener([&server] { server.run(); });
+  write_stderr(fmt::format(
+      "kvant: {} at http://{}:{}, {} answers at a time of up to {} tokens\nkvant: {} tokens of cache, {}\n", name,
+      http.host, server->port(), options.parallel, scheduler.context(),
+      scheduler.load().blocks * cache::KvCache::kBlockTokens, describe(pair.k, pair.v, scheduler.cache_usage())));
+  std::jthread listener([&server] { server->run(); });
   wait_for_end(signals, scheduler, options.drain_seconds);
   scheduler.stop();
-  server.stop();
+  server->stop();
 }
 
 }  // namespace
@@ -130,6 +161,12 @@ Command add_serve(CLI::App& app) {
   number("--parallel", options->parallel, 1, 1024, "Answers that are made at a time (default: 4)");
   number("-c,--context", options->context, std::size_t{64}, std::size_t{1} << 40,
          "Tokens of a prompt and its answer (default: as trained, at most 4096)");
+  command
+      .add_option("--kv-memory", options->memory,
+                  "Memory of the cache, such as 2GiB (default: what --parallel answers of -c tokens take)")
+      ->type_name("SIZE");
+  number("--keep", options->keep, 1, 65536,
+         "Most conversations that are kept in the cache when they rest (default: 32)");
   number("--queue", options->queue, std::size_t{1}, std::size_t{1} << 20,
          "Answers that may wait for their turn; more are refused with 429 (default: 64)");
   number("--max-tokens", options->max_tokens, std::size_t{1}, std::size_t{1} << 31,

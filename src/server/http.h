@@ -38,7 +38,7 @@ class HttpServer {
     std::string host = "127.0.0.1";
     int port = 8080;                     ///< 0: any free one
     std::vector<std::string> keys = {};  ///< one of which a request must bear, but for `open_paths`; none: no need
-    std::vector<std::string> open_paths = {"/health"};
+    std::vector<std::string> open_paths = {"/health", "/", "/style.css", "/app.js"};
     std::size_t connections = 128;  ///< at a time
     std::size_t path_bytes = 256;
     std::size_t header_bytes = 32 * 1024;  ///< of all headers

@@ -14,17 +14,19 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::size_t kFewRows = kernels::Matmul::kDecodeRows;
-/// How often it looks whether readers have caught up when nothing else is to do.
+/// How often it looks whether readers have caught up when nothing else is to
+/// do.
 constexpr auto kNap = 5ms;
 
 }  // namespace
 
-/// An answer in the making. Its sequence holds a prefix of `tokens`; the rest is to be computed.
+/// An answer in the making. Its sequence holds a prefix of Slots::tokens; the
+/// rest is to be computed.
 struct Scheduler::Running {
   Waiting request;
   int sequence;
   std::size_t cached;
-  std::vector<Token> tokens;  ///< prompt and answer
+  std::size_t prompt_tokens;
   engine::Sampler sampler;
   Answer answer;
   std::size_t generated = 0;
@@ -36,7 +38,7 @@ struct Scheduler::Running {
       : request(std::move(waiting)),
         sequence(place.sequence),
         cached(place.cached),
-        tokens(std::move(request.job.prompt)),
+        prompt_tokens(request.job.prompt.size()),
         sampler(request.job.sampler),
         answer(tokenizer, request.job.stops, !request.job.continues) {}
 };
@@ -45,12 +47,13 @@ Scheduler::Scheduler(engine::Engine& engine, cache::KvCache cache, const Options
     : engine_(engine),
       cache_(std::move(cache)),
       usage_(cache_.usage()),
-      context_(cache_.config().capacity),
+      context_(std::min(cache_.config().capacity, cache_.blocks() * cache::KvCache::kBlockTokens)),
       options_(options),
-      slots_(cache_) {
+      slots_(cache_, options.running) {
   KVANT_CHECK(options.prompt_step >= 1 && options.prompt_step <= model::Transformer::kMaxRows,
               ErrorCode::invalid_argument, "prompt step is {}, expected 1 to {}", options.prompt_step,
               model::Transformer::kMaxRows);
+  count_sequences();
   thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
 }
 
@@ -132,7 +135,8 @@ void Scheduler::run(const std::stop_token& stop) {
   }
 }
 
-/// Ends answers that nobody waits for any more or that took too long, running and waiting ones.
+/// Ends answers that nobody waits for any more or that took too long, running
+/// and waiting ones.
 void Scheduler::drop_ended() {
   const auto now = Clock::now();
   const auto reason = [now](const Waiting& waiting) -> std::optional<Finish> {
@@ -157,30 +161,41 @@ void Scheduler::drop_ended() {
   load_.waiting = queue_.size();
 }
 
-/// Begins answers from the queue, first come, first served, as long as there are sequences.
+/// Begins answers from the queue, first come, first served, as long as there
+/// are sequences.
 void Scheduler::admit() {
   const std::scoped_lock lock(mutex_);
   while (!queue_.empty()) {
-    const auto place = slots_.take(queue_.front().job.prompt);
+    const Job& job = queue_.front().job;
+    const auto place = slots_.take(job.prompt, job.prompt.size() + job.max_tokens);
     if (!place) break;
-    load_.prompt_tokens += queue_.front().job.prompt.size();
+    load_.prompt_tokens += job.prompt.size();
     load_.cached_tokens += place->cached;
     running_.push_back(std::make_unique<Running>(std::move(queue_.front()), *place, engine_.tokenizer()));
     queue_.pop_front();
   }
   load_.waiting = queue_.size();
-  load_.running = slots_.in_use();
-  load_.idle = slots_.idle();
+  count_sequences();
 }
 
-/// Runs the next tokens of the running answers, all rows of the model that this step takes.
+void Scheduler::count_sequences() {
+  load_.running = slots_.running();
+  load_.kept = slots_.kept();
+  load_.evicted = slots_.evicted();
+  load_.blocks = cache_.blocks();
+  load_.free_blocks = cache_.free_blocks();
+}
+
+/// Runs the next tokens of the running answers, all rows of the model that this
+/// step takes.
 void Scheduler::step() {
   std::vector<Share> shares = plan();
   if (shares.empty()) {  // nobody reads what is there
     std::this_thread::sleep_for(kNap);
     return;
   }
-  // Which kernels compute a row depends on how many rows its pass has: few rows stay among themselves.
+  // Which kernels compute a row depends on how many rows its pass has: few rows
+  // stay among themselves.
   const auto many =
       std::stable_partition(shares.begin(), shares.end(), [](const Share& s) { return s.count <= kFewRows; });
   for (auto begin = shares.begin(); begin != shares.end();) {
@@ -194,13 +209,15 @@ void Scheduler::step() {
   }
 }
 
-/// One token of each answer that has begun, and prompt tokens up to a limit, taking prompts in turn.
+/// One token of each answer that has begun, and prompt tokens up to a limit,
+/// taking prompts in turn.
 std::vector<Scheduler::Share> Scheduler::plan() {
   std::vector<Share> shares;
   std::size_t left = options_.prompt_step;
   const auto takes_turn = [&](const std::unique_ptr<Running>& running) {
-    if (running->request.reply->full()) return false;
-    const std::size_t held = cache_.length(running->sequence), rest = running->tokens.size() - held;
+    if (running->generated > 0 && running->request.reply->full()) return false;
+    const std::size_t held = cache_.length(running->sequence);
+    const std::size_t rest = slots_.tokens(running->sequence).size() - held;
     const std::size_t count = std::min(rest, options_.prompt_step - held % options_.prompt_step);
     const bool prompt = rest > 1;
     if (prompt && count > left) return false;
@@ -215,16 +232,18 @@ std::vector<Scheduler::Share> Scheduler::plan() {
   return shares;
 }
 
-/// Runs some rows through the model. An error ends the answers that cause it, alone.
+/// Runs some rows through the model. An error ends the answers that cause it,
+/// alone.
 void Scheduler::pass(std::span<const Share> shares) {
   std::vector<model::Input> inputs;
   std::vector<std::size_t> held;
   std::size_t rows = 0;
   for (const Share& share : shares) {
-    const Running& running = *share.running;
-    const std::size_t length = cache_.length(running.sequence);
-    const bool last = length + share.count == running.tokens.size();
-    inputs.push_back({running.sequence, std::span(running.tokens).subspan(length, share.count), last ? 1u : 0u});
+    const int sequence = share.running->sequence;
+    const std::span<const Token> tokens = slots_.tokens(sequence);
+    const std::size_t length = cache_.length(sequence);
+    const bool last = length + share.count == tokens.size();
+    inputs.push_back({sequence, tokens.subspan(length, share.count), last ? 1u : 0u});
     held.push_back(length);
     rows += share.count;
   }
@@ -241,11 +260,13 @@ void Scheduler::pass(std::span<const Share> shares) {
     const std::scoped_lock lock(mutex_);
     ++load_.passes;
     load_.rows += rows;
+    load_.generated_tokens += logits.rows;
   }
   sample(shares, logits);
 }
 
-/// Chooses the next token of each answer whose tokens have all been computed. logits [such answers, vocabulary]
+/// Chooses the next token of each answer whose tokens have all been computed.
+/// logits [such answers, vocabulary]
 void Scheduler::sample(std::span<const Share> shares, MatView<const float> logits) {
   struct Choice {
     Running* running;
@@ -256,13 +277,13 @@ void Scheduler::sample(std::span<const Share> shares, MatView<const float> logit
   std::vector<Choice> choices;
   for (const Share& share : shares) {
     Running& running = *share.running;
-    if (cache_.length(running.sequence) == running.tokens.size()) choices.push_back({&running});
+    if (cache_.length(running.sequence) == slots_.tokens(running.sequence).size()) choices.push_back({&running});
   }
   engine_.pool().run(choices.size(), [&](std::size_t i, int) {
     Choice& choice = choices[i];
     Running& running = *choice.running;
     try {
-      choice.token = running.sampler.sample(logits.row(i), running.tokens);
+      choice.token = running.sampler.sample(logits.row(i), slots_.tokens(running.sequence));
       if (const auto top = running.request.job.log_probabilities) {
         choice.probabilities = engine::log_probabilities(logits.row(i), choice.token, *top);
       }
@@ -286,7 +307,7 @@ void Scheduler::deliver(Running& running, Token token, std::optional<engine::Log
   }
   const Job& job = running.request.job;
   if (job.stop_at_end && engine_.tokenizer().is_end(token)) return finish(running, Finish::stop);
-  running.tokens.push_back(token);
+  slots_.tokens(running.sequence).push_back(token);
   ++running.generated;
   running.request.reply->push(running.request.choice, probabilities
                                                           ? running.answer.push(token, std::move(*probabilities))
@@ -299,19 +320,17 @@ void Scheduler::finish(Running& running, Finish how, std::string error) {
   Ending ending;
   ending.finish = how;
   ending.error = std::move(error);
-  ending.prompt_tokens = running.tokens.size() - running.generated;
+  ending.prompt_tokens = running.prompt_tokens;
   ending.cached_tokens = running.cached;
   ending.generated_tokens = running.generated;
   ending.prefill_seconds = running.generated > 0 ? running.prefill_seconds : running.watch.seconds();
   ending.decode_seconds = running.generated > 0 ? running.watch.seconds() : 0;
   running.ended = true;
-  slots_.give_back(running.sequence, std::move(running.tokens));
+  slots_.give_back(running.sequence);
   {
     const std::scoped_lock lock(mutex_);
     ++load_.finished[static_cast<std::size_t>(how)];
-    load_.generated_tokens += ending.generated_tokens;
-    load_.running = slots_.in_use();
-    load_.idle = slots_.idle();
+    count_sequences();
   }
   Reply& reply = *running.request.reply;
   reply.push(running.request.choice, running.answer.finish());

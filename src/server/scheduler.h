@@ -46,45 +46,56 @@ class Refused : public std::runtime_error {
 
 /// What a scheduler has done and is doing.
 struct Load {
-  std::size_t running = 0;                                                   ///< answers being made
-  std::size_t waiting = 0;                                                   ///< in the queue
-  std::size_t idle = 0;                                                      ///< conversations kept in the cache
-  std::uint64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;  ///< of all answers that have begun
-  std::uint64_t passes = 0, rows = 0;                                        ///< of the model
-  std::uint64_t finished[5] = {};                                            ///< by Finish
-  std::uint64_t refused = 0;                                                 ///< for want of room in the queue
+  std::size_t running = 0;                  ///< answers being made
+  std::size_t waiting = 0;                  ///< in the queue
+  std::size_t kept = 0;                     ///< conversations kept in the cache
+  std::uint64_t evicted = 0;                ///< of these, that gave way
+  std::size_t blocks = 0, free_blocks = 0;  ///< of the cache
+  std::uint64_t prompt_tokens = 0, cached_tokens = 0,
+                generated_tokens = 0;  ///< of all answers that have begun
+  std::uint64_t passes = 0, rows = 0;  ///< of the model
+  std::uint64_t finished[5] = {};      ///< by Finish
+  std::uint64_t refused = 0;           ///< for want of room in the queue
 };
 
-/// Makes answers, several at a time, on a thread of its own, to which engine and cache belong. Each step runs the next
-/// token of every answer that has begun and a bounded number of prompt tokens, prompts in turn: a long prompt neither
-/// stops running answers nor other prompts.
+/// Makes answers, several at a time, on a thread of its own, to which engine
+/// and cache belong. Each step runs the next token of every answer that has
+/// begun and a bounded number of prompt tokens, prompts in turn: a long prompt
+/// neither stops running answers nor other prompts.
 ///
-/// A prompt is cut where its positions are multiples of prompt_step, and rows of up to Matmul::kDecodeRows share passes
-/// only with each other: which kernels compute a token does not depend on what else is running. In reference precision
-/// a result then depends on the request alone; in fast precision also on how much of its prompt was found in the cache.
+/// A prompt is cut where its positions are multiples of prompt_step, and rows
+/// of up to Matmul::kDecodeRows share passes only with each other: which
+/// kernels compute a token does not depend on what else is running. In
+/// reference precision a result then depends on the request alone; in fast
+/// precision also on how much of its prompt was found in the cache.
 class Scheduler {
  public:
   struct Options {
+    std::size_t running = 4;                         ///< answers that are made at a time
     std::size_t queue = 64;                          ///< answers that may wait
     std::size_t prompt_step = 256;                   ///< tokens of prompts in a step; at most Transformer::kMaxRows
     std::chrono::milliseconds timeout{10 * 60'000};  ///< of an answer, waiting in the queue included
   };
-  /// The cache has as many sequences as answers run at a time. The engine must outlive this object, and nobody else may
-  /// use its transformer and pool meanwhile.
+  /// The cache has more sequences than answers run at a time: the others are
+  /// for conversations that are kept. The engine must outlive this object, and
+  /// nobody else may use its transformer and pool meanwhile.
   Scheduler(engine::Engine& engine, cache::KvCache cache, const Options& options);
   /// As stop().
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  /// Tokens that prompt and answer may have together.
+  /// Tokens that prompt and answer may have together: as many as a sequence and
+  /// as the cache can hold.
   std::size_t context() const noexcept { return context_; }
-  /// Puts the answers to a request into the queue, all or none; answer i is choice i. Throws Refused; invalid_argument
-  /// on an empty prompt or sampler options out of range.
+  /// Puts the answers to a request into the queue, all or none; answer i is
+  /// choice i. Throws Refused; invalid_argument on an empty prompt or sampler
+  /// options out of range.
   std::shared_ptr<Reply> submit(std::vector<Job> jobs);
   /// From now on nothing is accepted; what is accepted goes on.
   void drain();
-  /// Accepts nothing any more and ends what still runs or waits; returns when all of it has ended.
+  /// Accepts nothing any more and ends what still runs or waits; returns when
+  /// all of it has ended.
   void stop();
   bool draining() const;
   /// Whether nothing runs or waits.
@@ -118,6 +129,8 @@ class Scheduler {
   void sample(std::span<const Share> shares, MatView<const float> logits);
   void deliver(Running& running, Token token, std::optional<engine::LogProbabilities> probabilities);
   void finish(Running& running, Finish how, std::string error = {});
+  /// Brings load_ up to date with the sequences; mutex_ is held.
+  void count_sequences();
 
   engine::Engine& engine_;
   cache::KvCache cache_;

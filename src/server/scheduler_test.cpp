@@ -52,8 +52,18 @@ class SchedulerTest : public testing::Test {
     static engine::Engine reference = open_engine(Precision::reference);
     return reference;
   }
-  std::unique_ptr<Scheduler> start(int parallel, Scheduler::Options options = {}, std::size_t context = 512) {
-    return std::make_unique<Scheduler>(engine(), engine().make_cache(kF32, kF32, context, parallel), options);
+  /// A scheduler that keeps up to four conversations.
+  static std::unique_ptr<Scheduler> start(engine::Engine& engine, std::size_t parallel, Scheduler::Options options = {},
+                                          std::size_t context = 512, std::size_t pool_tokens = 0) {
+    options.running = parallel;
+    cache::CacheConfig config = engine.make_cache(kF32, kF32, context).config();
+    config.sequences = static_cast<int>(parallel) + 4;
+    config.pool_tokens = pool_tokens > 0 ? pool_tokens : (parallel + 1) * context;
+    return std::make_unique<Scheduler>(engine, cache::KvCache(config, engine.pool(), active_isa()), options);
+  }
+  std::unique_ptr<Scheduler> start(std::size_t parallel, Scheduler::Options options = {}, std::size_t context = 512,
+                                   std::size_t pool_tokens = 0) {
+    return start(engine(), parallel, options, context, pool_tokens);
   }
   /// `count` tokens of a prompt that no other number has the start of.
   std::vector<Token> prompt(std::size_t number, std::size_t count) {
@@ -97,15 +107,14 @@ TEST_F(SchedulerTest, AnswersDoNotDependOnWhatElseRuns) {
   for (engine::Engine* engine_ : {&engine(), &fast}) {
     std::vector<Result> alone;
     for (std::size_t i = 0; i < std::size(lengths); ++i) {
-      Scheduler scheduler(*engine_, engine_->make_cache(kF32, kF32, 320, 1), {});
-      alone.push_back(one(scheduler, job(prompt(i, lengths[i]), 4 + i / 4)));
+      alone.push_back(one(*start(*engine_, 1, {}, 320), job(prompt(i, lengths[i]), 4 + i / 4)));
     }
-    Scheduler scheduler(*engine_, engine_->make_cache(kF32, kF32, 320, 16), {});
+    const auto scheduler = start(*engine_, 16, {}, 320);
     std::vector<std::shared_ptr<Reply>> replies;
     for (std::size_t i = 0; i < std::size(lengths); ++i) {
       std::vector<Job> jobs;
       jobs.push_back(job(prompt(i, lengths[i]), 4 + i / 4));
-      replies.push_back(scheduler.submit(std::move(jobs)));
+      replies.push_back(scheduler->submit(std::move(jobs)));
     }
     for (std::size_t i = 0; i < std::size(lengths); ++i) {
       EXPECT_EQ(read(*replies[i]).front(), alone[i]) << "prompt of " << lengths[i];
@@ -135,7 +144,7 @@ TEST_F(SchedulerTest, AConversationGoesOnWhereTheCacheEnds) {
   EXPECT_EQ(second.ending.cached_tokens, 109u) << "the last token of an answer is not computed until something follows";
   EXPECT_EQ(second, one(*start(1), job(tokens, 10))) << "as without a cache";
   EXPECT_EQ(scheduler->load().cached_tokens, 109u);
-  EXPECT_EQ(scheduler->load().idle, 2u);
+  EXPECT_EQ(scheduler->load().kept, 2u);
 }
 
 TEST_F(SchedulerTest, TheSamePromptAgainComputesItsLastTokenOnly) {
@@ -144,6 +153,29 @@ TEST_F(SchedulerTest, TheSamePromptAgainComputesItsLastTokenOnly) {
   const Result again = one(*scheduler, job(prompt(1, 80)));
   EXPECT_EQ(again.ending.cached_tokens, 79u);
   EXPECT_EQ(first, again);
+}
+
+TEST_F(SchedulerTest, AnswersToOnePromptShareIt) {
+  const auto scheduler = start(3);
+  std::vector<Job> jobs(3, job(prompt(1, 200), 5));
+  const auto results = read(*scheduler->submit(jobs));
+  EXPECT_EQ(results[0].ending.cached_tokens, 0u);
+  for (const std::size_t i : {1u, 2u}) {
+    EXPECT_EQ(results[i].ending.cached_tokens, 199u);
+    EXPECT_EQ(results[i], results[0]);
+  }
+}
+
+TEST_F(SchedulerTest, ASmallPoolServesOneAfterTheOther) {
+  // 6 blocks of 64: two answers of 160 tokens at a time, though five may run.
+  const auto scheduler = start(5, {}, 384, 384);
+  std::vector<Job> jobs;
+  for (std::size_t i = 0; i < 8; ++i) jobs.push_back(job(prompt(i, 150), 10));
+  const auto results = read(*scheduler->submit(jobs));
+  for (std::size_t i = 0; i < 8; ++i) EXPECT_EQ(results[i], one(*start(1), jobs[i]));
+  EXPECT_EQ(scheduler->load().blocks, 6u);
+  EXPECT_GT(scheduler->load().evicted, 0u);
+  EXPECT_EQ(start(1, {}, 512, 128)->context(), 128u) << "an answer cannot be longer than the pool";
 }
 
 TEST_F(SchedulerTest, StopStringsEndTokensAndLimitsEndAnAnswer) {

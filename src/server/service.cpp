@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "server/metrics.h"
+#include "server/page.h"
 
 namespace kvant::server {
 namespace {
@@ -81,6 +83,16 @@ std::optional<std::pair<int, std::string>> trouble(const Ending& ending) {
       break;
   }
   return std::nullopt;
+}
+
+/// A file of the page. Its policy lets nothing in that is not the server's own.
+HttpResponse page_file(std::string_view type, std::string_view content) {
+  return {.type = fmt::format("{}; charset=utf-8", type),
+          .body = std::string(content),
+          .headers = {{"Content-Security-Policy",
+                       "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+                       "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+                      {"Referrer-Policy", "no-referrer"}}};
 }
 
 /// A reply that is cancelled when nobody reads it any more.
@@ -197,6 +209,11 @@ HttpResponse Service::route(const HttpRequest& request) {
               return HttpResponse{.body = models_body(s.options_.model, s.started_, s.scheduler_.context())};
             }},
       Route{"GET", "/health", [](Service& s, const HttpRequest&) { return s.health(); }},
+      Route{"GET", "/metrics", [](Service& s, const HttpRequest&) { return s.metrics(); }},
+      Route{"GET", "/", [](Service&, const HttpRequest&) { return page_file("text/html", page::index()); }},
+      Route{"GET", "/style.css", [](Service&, const HttpRequest&) { return page_file("text/css", page::style()); }},
+      Route{"GET", "/app.js",
+            [](Service&, const HttpRequest&) { return page_file("text/javascript", page::script()); }},
       Route{"POST", "/tokenize", [](Service& s, const HttpRequest& r) { return s.tokenize(r); }},
       Route{"POST", "/detokenize", [](Service& s, const HttpRequest& r) { return s.detokenize(r); }},
   };
@@ -281,6 +298,13 @@ HttpResponse Service::generate(const HttpRequest& http, const GenerationRequest&
 HttpResponse Service::health() const {
   if (scheduler_.draining()) return {.status = 503, .body = status_body("stopping")};
   return {.body = status_body("ok")};
+}
+
+HttpResponse Service::metrics() const {
+  const Load load = scheduler_.load();
+  const CacheMemory memory = cache_memory(scheduler_.cache_config(), scheduler_.cache_usage(), load);
+  return {.type = "text/plain; version=0.0.4; charset=utf-8",
+          .body = metrics_text(load, memory, options_.connections ? options_.connections() : 0)};
 }
 
 HttpResponse Service::tokenize(const HttpRequest& http) const {

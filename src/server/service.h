@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,8 +20,9 @@ namespace kvant::server {
 class Service {
  public:
   struct Options {
-    std::string model;              ///< the name that clients see
-    std::size_t max_tokens = 1024;  ///< of an answer whose request names no number
+    std::string model;                              ///< the name that clients see
+    std::size_t max_tokens = 1024;                  ///< of an answer whose request names no number
+    std::function<std::size_t()> connections = {};  ///< how many are open, for the metrics
     RequestLimits limits = {};
   };
   /// Engine and scheduler must outlive this object. A model without a known chat template serves completions only.
@@ -36,6 +38,7 @@ class Service {
   HttpResponse chat(const HttpRequest& request);
   HttpResponse completion(const HttpRequest& request);
   HttpResponse health() const;
+  HttpResponse metrics() const;
   HttpResponse tokenize(const HttpRequest& request) const;
   HttpResponse detokenize(const HttpRequest& request) const;
 

@@ -35,7 +35,7 @@ class Serve : public testing::Test {
     arguments.insert(arguments.end(), more.begin(), more.end());
     server_ = std::make_unique<TerminalRun>(arguments);
     ASSERT_TRUE(server_->wait_for("at http://127.0.0.1:")) << server_->output();
-    ASSERT_TRUE(server_->wait_for("cache "));
+    ASSERT_TRUE(server_->wait_for("tokens of cache, "));
     const std::string& out = server_->output();
     port_ = std::stoi(out.substr(out.find("127.0.0.1:") + 10));
   }
@@ -224,7 +224,9 @@ TEST_F(Serve, AFullQueueIsRefusedAndClientsThatLeaveMakeRoom) {
   for (int i = 0; i < 100 && status != 429; ++i) {
     const auto [code, answer] = post("/v1/completions", {{"prompt", {"b", "c"}}, {"max_tokens", 1}});
     status = code;
-    if (status == 429) EXPECT_EQ(answer["error"]["code"], "queue_full");
+    if (status == 429) {
+      EXPECT_EQ(answer["error"]["code"], "queue_full");
+    }
   }
   EXPECT_EQ(status, 429);
   leave = true;
