@@ -201,12 +201,22 @@ void validate(engine::Engine& engine, const Texts& texts, codec::Plan& plan) {
   }
 }
 
+/// Makes it a plan of tiers.
+void set_layouts(codec::Plan& plan, const codec::PermutationFile& layouts, const std::string& tiers) {
+  plan.layouts = layouts;
+  plan.goal = "--tiers " + tiers;
+  plan.codes.clear();
+  plan.certificates.clear();
+  plan.positions = plan.recent = 0;
+  plan.predicted_kld = 0;
+}
+
 void run(const Options& options) {
   std::optional<calib::Tiers> tiers;
   std::optional<AtomicFile> permutations, csv;
   if (!options.tiers.empty()) {
     tiers = calib::parse_tiers(options.tiers);
-    permutations.emplace(options.permutations);
+    if (!options.permutations.empty()) permutations.emplace(options.permutations);
   }
   if (!options.stats.empty()) csv.emplace(options.stats);
   AtomicFile file(options.output);  // opened before the work: a folder that cannot be written to is known at once
@@ -221,6 +231,7 @@ void run(const Options& options) {
     plan = statistics_of(options, engine, texts, partial);
   } else {
     plan = codec::read_plan(options.from);
+    plan.layouts.reset();
     codec::check_fits(plan, options.from, model::plan_identity(engine.config(), engine.weights()));
   }
   if (options.wants_codes()) {
@@ -235,9 +246,12 @@ void run(const Options& options) {
   }
   if (tiers) {
     const codec::PermutationFile layouts = calib::make_permutation_file(plan, *tiers);
-    permutations->write(codec::serialize_permutation_file(layouts, options.permutations));
-    permutations->commit();
+    if (permutations) {
+      permutations->write(codec::serialize_permutation_file(layouts, options.permutations));
+      permutations->commit();
+    }
     summary += tiers_table(layouts, stdout_is_terminal());
+    if (!options.wants_codes()) set_layouts(plan, layouts, options.tiers);
   }
   if (csv) {
     csv->write(calib::statistics_csv(plan));
@@ -253,14 +267,20 @@ void run(const Options& options) {
 }
 
 void check_options(const Options& options) {
-  if (options.tiers.empty() != options.permutations.empty()) {
-    throw UsageError("calibrate: --tiers and --perms go together (kvant calibrate --help)");
+  const bool tiers = !options.tiers.empty();
+  if (!tiers && !options.permutations.empty()) {
+    throw UsageError("calibrate: --perms needs --tiers (kvant calibrate --help)");
+  }
+  if (tiers && options.wants_codes() && options.permutations.empty()) {
+    throw UsageError("calibrate: beside a budget, which the plan is for, --tiers needs --perms FILE");
   }
   if (options.text.empty() == options.from.empty() && options.text.empty()) {
     throw UsageError("calibrate: -f TEXT or --from PLAN is required (kvant calibrate --help)");
   }
   if (!options.wants_codes()) {
-    if (!options.from.empty()) throw UsageError("calibrate: --from needs --bits, --memory or --max-kld");
+    if (!options.from.empty() && !tiers) {
+      throw UsageError("calibrate: --from needs --bits, --memory, --max-kld or --tiers");
+    }
     if (!options.validation.empty()) throw UsageError("calibrate: --validate needs --bits, --memory or --max-kld");
     return;
   }
@@ -322,12 +342,13 @@ Command add_calibrate(CLI::App& app) {
       "Runs the first -n tokens of a text through the model, measures what an error in each layer costs, chooses "
       "codes\n"
       "for each layer and head, and compares the result with an f16 cache on text that nothing was fitted to. Without\n"
-      "--bits, --memory or --max-kld the plan holds statistics only. An interrupted run goes on where it was.\n"
+      "--bits, --memory, --max-kld or --tiers the plan holds statistics only. An interrupted run goes on where it "
+      "was.\n"
       "Example: kvant calibrate -m model.gguf -f text.txt -o plan.gguf --bits 3\n"
       "         kvant calibrate -m model.gguf -f text.txt -o plan.gguf --memory 256MiB@32768\n"
       "         kvant calibrate -m model.gguf --from plan.gguf -o small.gguf --bits 2.5\n"
       "         kvant run -m model.gguf --plan plan.gguf -p Hello\n"
-      "         kvant calibrate -m model.gguf -f text.txt -o plan.gguf --perms perms.bin \\\n"
+      "         kvant calibrate -m model.gguf -f text.txt -o plan.gguf \\\n"
       "           --tiers 'high=flex:1:9:4:1:1@70,moderate=flex:0:6:0:0:0'");
   auto options = std::make_shared<Options>();
   add_model_options(command, options->model, kAutomatic);
@@ -344,10 +365,13 @@ Command add_calibrate(CLI::App& app) {
   command.add_option("--stats", options->stats, "Also write the statistics of each channel as CSV")->type_name("FILE");
   command
       .add_option("--tiers", options->tiers,
-                  "Layouts by outlier concentration, for type flex: NAME=flex:S:H:L:JH:JL[@PERCENT],... with the "
-                  "names extreme high moderate all")
+                  "Flex layouts of keys by outlier concentration: NAME=flex:S:H:L:JH:JL[@PERCENT],... with the names "
+                  "extreme (from 90 %), high (from 60 %), moderate (the rest) and all")
       ->type_name("SPEC");
-  command.add_option("--perms", options->permutations, "The permutation file that --tiers writes")->type_name("FILE");
+  command
+      .add_option("--perms", options->permutations,
+                  "Also write the layouts of --tiers to a permutation file, for cache type flex,perms=FILE")
+      ->type_name("FILE");
   return {&command, [options] {
             read_memory(*options);
             check_options(*options);

@@ -29,9 +29,21 @@ bool has_codes(const codec::Plan& plan, const Side& side) {
   return !plan.codes.empty() && !(plan.codes.front().*side.codes).empty();
 }
 
+bool has_layouts(const codec::Plan& plan, const Side& side) { return side.side == PageSide::key && plan.layouts; }
+
+/// The side's type; `planned` where it has codes.
+std::string type_of(const codec::Plan& plan, const Side& side, const char* planned) {
+  if (has_layouts(plan, side)) return "flex";
+  return has_codes(plan, side) ? planned : printable(plan.*side.type);
+}
+
 codec::CacheSpec spec_of(const codec::Plan& plan, const Side& side) {
-  if (!has_codes(plan, side)) return codec::parse_cache_spec(plan.*side.type, side.side);
   codec::CacheSpec spec;
+  if (has_layouts(plan, side)) {
+    spec.coding = codec::CacheSpec::Coding::flex;
+    return spec;
+  }
+  if (!has_codes(plan, side)) return codec::parse_cache_spec(plan.*side.type, side.side);
   spec.coding = codec::CacheSpec::Coding::plan;
   spec.anchor = codec::Anchor::mean;
   spec.recent = plan.recent;
@@ -57,9 +69,11 @@ cache::CacheUsage usage_of(const codec::Plan& plan) {
   config.capacity = shown_context(plan);
   config.k = spec_of(plan, kKeys);
   config.v = spec_of(plan, kValues);
-  for (std::size_t layer = 0; layer < plan.codes.size(); ++layer) {
+  const bool planned = !plan.codes.empty() || plan.layouts;
+  for (std::size_t layer = 0; planned && layer < plan.layers.size(); ++layer) {
     const codec::LayerStatistics& s = plan.layers[layer];
     cache::LayerConstants constants;
+    if (plan.layouts) constants.set_layout(*plan.layouts, layer);
     if (has_codes(plan, kKeys)) {
       constants.k_anchor = s.k_mean;
       constants.k_energy = codec::pair_energies(s.k_moment, model);
@@ -74,9 +88,16 @@ cache::CacheUsage usage_of(const codec::Plan& plan) {
   return cache::planned_usage(config, active_isa());
 }
 
-/// Bits of a value in each layer, over its heads; `otherwise` where the side has no codes.
+double layout_bits(const std::optional<codec::FlexSpec>& layout) {
+  return layout ? 8.0 * static_cast<double>(codec::flex_bytes(*layout)) / codec::kFlexDims : 16.0;
+}
+
+/// Bits of a value in each layer, over its heads; `otherwise` where the plan does not say.
 std::vector<double> layer_bits(const codec::Plan& plan, const Side& side, double otherwise) {
   std::vector<double> bits(plan.model.layers, otherwise);
+  if (has_layouts(plan, side)) {
+    std::transform(plan.layouts->layouts.begin(), plan.layouts->layouts.end(), bits.begin(), layout_bits);
+  }
   if (!has_codes(plan, side)) return bits;
   for (std::size_t layer = 0; layer < bits.size(); ++layer) {
     const auto& heads = plan.codes[layer].*side.codes;
@@ -100,6 +121,10 @@ std::string parts_text(std::span<const codec::CodePart> parts) {
     if (part.bits != 0 && part.norm == codec::ScaleFormat::log8) text += " log8";
   }
   return text;
+}
+
+std::string layout_text(const std::optional<codec::FlexSpec>& layout) {
+  return layout ? codec::to_string(*layout) : "f16";
 }
 
 std::string digits(double value) { return fmt::format("{:.3g}", value); }
@@ -139,6 +164,18 @@ std::string statistics_text(const codec::Plan& plan, bool colour) {
          "mean\nsquare of its queries, summed over the query heads.\n";
 }
 
+/// Bits of a value of a side's head, and its codes.
+std::pair<std::string, std::string> head_cells(const codec::Plan& plan, const Side& side, std::size_t layer,
+                                               std::size_t head) {
+  if (has_layouts(plan, side)) {
+    const auto& layout = plan.layouts->layouts[layer];
+    return {fmt::format("{:.3f}", layout_bits(layout)), layout_text(layout)};
+  }
+  if (!has_codes(plan, side)) return {"-", printable(plan.*side.type)};
+  const auto& parts = (plan.codes[layer].*side.codes)[head].parts;
+  return {fmt::format("{:.3f}", codec::bits_per_value(parts, plan.model.head_dim)), parts_text(parts)};
+}
+
 std::string chart(const codec::Plan& plan, const cache::CacheUsage& usage) {
   constexpr std::size_t kBar = 36;
   const std::vector<double> k = layer_bits(plan, kKeys, usage.k_bpv), v = layer_bits(plan, kValues, usage.v_bpv);
@@ -160,7 +197,6 @@ std::vector<std::pair<std::string, std::string>> summary(const gguf::File& file,
   if (m.rope_scaling != "none") rope += fmt::format(", {} x{:g}", printable(m.rope_scaling), m.rope_factor);
   if (m.rope_original_context > 0) rope += fmt::format(" from {}", m.rope_original_context);
   const auto bytes = static_cast<double>(usage.bytes());
-  const auto type = [&](const Side& side) { return has_codes(plan, side) ? "as planned" : printable(plan.*side.type); };
   std::vector<std::pair<std::string, std::string>> rows = {
       {"file", fmt::format("{}, a plan, {}", file.path(), format_bytes(static_cast<double>(file.size_bytes())))},
       {"model", fmt::format("{}, {} layers of width {}, {} query and {} KV heads of {} channels",
@@ -173,8 +209,8 @@ std::vector<std::pair<std::string, std::string>> summary(const gguf::File& file,
   if (plan.positions > 0) rows.push_back({"contexts", fmt::format("up to {} tokens", plan.positions)});
   if (plan.recent > 0) rows.push_back({"window", fmt::format("the last {} tokens also in f16", plan.recent)});
   if (plan.predicted_kld > 0) rows.push_back({"predicted", fmt::format("KLD {}", digits(plan.predicted_kld))});
-  rows.push_back({"cache", fmt::format("K {}, {:.3f} bits of a value; V {}, {:.3f}", type(kKeys), usage.k_bpv,
-                                       type(kValues), usage.v_bpv)});
+  rows.push_back({"cache", fmt::format("K {}, {:.3f} bits of a value; V {}, {:.3f}", type_of(plan, kKeys, "as planned"),
+                                       usage.k_bpv, type_of(plan, kValues, "as planned"), usage.v_bpv)});
   rows.push_back({"bytes", fmt::format("{:.0f} a token, {} for {} tokens, {} of constants",
                                        bytes / static_cast<double>(shown_context(plan)), format_bytes(bytes),
                                        shown_context(plan), format_bytes(static_cast<double>(usage.constant_bytes)))});
@@ -192,6 +228,10 @@ ordered_json head_json(const codec::Plan& plan, const codec::HeadCode& head) {
   return {{"bits", codec::bits_per_value(head.parts, plan.model.head_dim)}, {"parts", parts}};
 }
 
+ordered_json layout_json(const std::optional<codec::FlexSpec>& layout) {
+  return {{"bits", layout_bits(layout)}, {"layout", layout_text(layout)}};
+}
+
 ordered_json layers_json(const codec::Plan& plan, const cache::CacheUsage& usage) {
   const std::vector<double> k = layer_bits(plan, kKeys, usage.k_bpv), v = layer_bits(plan, kValues, usage.v_bpv);
   ordered_json layers = ordered_json::array();
@@ -201,6 +241,7 @@ ordered_json layers_json(const codec::Plan& plan, const cache::CacheUsage& usage
       ordered_json document = {{"head", head}};
       for (const Side& side : {kKeys, kValues}) {
         if (has_codes(plan, side)) document[side.name] = head_json(plan, (plan.codes[layer].*side.codes)[head]);
+        if (has_layouts(plan, side)) document[side.name] = layout_json(plan.layouts->layouts[layer]);
       }
       heads.push_back(document);
     }
@@ -266,17 +307,16 @@ std::string certificate_table(const codec::Plan& plan, bool colour) {
 }
 
 std::string layers_text(const codec::Plan& plan, bool colour) {
-  if (plan.codes.empty()) return {};
+  if (plan.codes.empty() && !plan.layouts) return {};
   Table table({"layer", "head", "K bits", "<parts", "V bits", "<parts", "K sens.", "V sens."});
-  for (std::size_t layer = 0; layer < plan.codes.size(); ++layer) {
+  for (std::size_t layer = 0; layer < plan.layers.size(); ++layer) {
     const codec::LayerStatistics& s = plan.layers[layer];
     for (std::size_t head = 0; head < plan.model.kv_heads; ++head) {
       std::vector<std::string> cells = {fmt::format("{}", layer), fmt::format("{}", head)};
       for (const Side& side : {kKeys, kValues}) {
-        const bool coded = has_codes(plan, side);
-        const auto parts = coded ? (plan.codes[layer].*side.codes)[head].parts : std::vector<codec::CodePart>();
-        cells.push_back(coded ? fmt::format("{:.3f}", codec::bits_per_value(parts, plan.model.head_dim)) : "-");
-        cells.push_back(coded ? parts_text(parts) : printable(plan.*side.type));
+        const auto [bits, text] = head_cells(plan, side, layer, head);
+        cells.push_back(bits);
+        cells.push_back(text);
       }
       cells.push_back(sensitivity_text(s.k_sensitivity));
       cells.push_back(sensitivity_text(s.v_sensitivity));
@@ -295,13 +335,12 @@ std::string plan_text(const gguf::File& file, const codec::Plan& plan, bool colo
     out += bold(fmt::format("{:<12}", key), colour) + value + "\n";
   }
   if (!plan.certificates.empty()) out += "\n" + certificate_table(plan, colour);
-  out += "\n" + (plan.codes.empty() ? statistics_text(plan, colour) : layers_text(plan, colour));
+  out += "\n" + (plan.codes.empty() && !plan.layouts ? statistics_text(plan, colour) : layers_text(plan, colour));
   return out;
 }
 
 std::string plan_json(const gguf::File& file, const codec::Plan& plan) {
   const cache::CacheUsage usage = usage_of(plan);
-  const auto type = [&](const Side& side) { return has_codes(plan, side) ? "plan" : plan.*side.type; };
   const ordered_json document = {
       {"file", file.path()},
       {"bytes", file.size_bytes()},
@@ -316,8 +355,8 @@ std::string plan_json(const gguf::File& file, const codec::Plan& plan) {
       {"recent", plan.recent},
       {"trust", plan.trust},
       {"predicted_kld", plan.predicted_kld},
-      {"k", type(kKeys)},
-      {"v", type(kValues)},
+      {"k", type_of(plan, kKeys, "plan")},
+      {"v", type_of(plan, kValues, "plan")},
       {"k_bpv", usage.k_bpv},
       {"v_bpv", usage.v_bpv},
       {"bytes_per_token", static_cast<double>(usage.bytes()) / static_cast<double>(shown_context(plan))},

@@ -1,7 +1,10 @@
 #pragma once
+#include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "codec/head_code.h"
+#include "codec/permutation_file.h"
 
 namespace kvant::cache {
 
@@ -24,6 +27,16 @@ struct LayerConstants {
   std::vector<float> v_metric;
   /// How the heads are coded where the spec's coding is `plan`, [kv_heads].
   std::vector<codec::HeadCode> k_codes, v_codes;
+  /// Of keys whose coding is `flex` where a plan says how: the layout (none: f16), and the channels of each KV head by
+  /// falling importance, [kv_heads][head_dim].
+  std::optional<codec::FlexSpec> k_layout = {};
+  std::vector<std::uint8_t> k_channels = {};
+
+  void set_layout(const codec::PermutationFile& file, std::size_t layer) {
+    const auto channels = file.layer_permutations(layer);
+    k_layout = file.layouts[layer];
+    k_channels.assign(channels.begin(), channels.end());
+  }
 };
 
 }  // namespace kvant::cache

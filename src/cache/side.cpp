@@ -14,22 +14,52 @@ namespace {
 using codec::CacheSpec;
 using codec::PageSide;
 
-/// The layers of a permutation file by the model's.
-struct FlexLayers {
-  codec::PermutationFile file;
+/// A layer of flex keys.
+struct FlexLayer {
+  std::optional<codec::FlexSpec> layout;   ///< none: f16
+  std::span<const std::uint8_t> channels;  ///< [KV heads][head_dim] by falling importance; empty: not known
+};
 
-  FlexLayers(const CacheSpec& spec, const CacheConfig& config) : file(codec::read_permutation_file(spec.permutations)) {
-    codec::check_fits_model(file, spec.permutations, static_cast<std::size_t>(config.layers),
+/// Where the layers of flex keys come from: a permutation file, constants of a plan, or the type's name alone.
+class FlexLayers {
+ public:
+  FlexLayers(const CacheSpec& spec, const CacheConfig& config) : spec_(spec), config_(config) {
+    if (spec.planned_flex()) {
+      KVANT_CHECK(config.constants.size() == static_cast<std::size_t>(config.layers), ErrorCode::invalid_argument,
+                  "cache: type {}, but constants of {} layers, expected {}", codec::to_string(spec),
+                  config.constants.size(), config.layers);
+    }
+    if (spec.permutations.empty()) return;
+    file_ = codec::read_permutation_file(spec.permutations);
+    codec::check_fits_model(*file_, spec.permutations, static_cast<std::size_t>(config.layers),
                             static_cast<std::size_t>(config.kv_heads), config.head_dim);
-    KVANT_CHECK(spec.flex.hi_bits != 0 || !file.layouts.empty(), ErrorCode::invalid_argument,
+    KVANT_CHECK(spec.flex.hi_bits != 0 || !file_->layouts.empty(), ErrorCode::invalid_argument,
                 "{}: holds no layouts of layers, expected some for type flex", spec.permutations);
   }
-  std::size_t of(std::size_t layer, const CacheSpec& spec) const {
-    const std::int32_t index = file.layer_map[layer];
-    KVANT_CHECK(index >= 0, ErrorCode::invalid_argument, "{}: layer {} has no keys, the model's has", spec.permutations,
-                layer);
-    return static_cast<std::size_t>(index);
+  FlexLayer of(std::size_t layer) const {
+    FlexLayer result{spec_.flex, {}};
+    if (spec_.planned_flex()) {
+      result = {config_.constants[layer].k_layout, config_.constants[layer].k_channels};
+      const std::size_t expected = static_cast<std::size_t>(config_.kv_heads) * config_.head_dim;
+      KVANT_CHECK(result.channels.size() == expected, ErrorCode::invalid_argument,
+                  "cache: channels of the keys of layer {}: {} values, expected {}", layer, result.channels.size(),
+                  expected);
+    } else if (file_) {
+      const std::int32_t index = file_->layer_map[layer];
+      KVANT_CHECK(index >= 0, ErrorCode::invalid_argument, "{}: layer {} has no keys, the model's has",
+                  spec_.permutations, layer);
+      const auto at = static_cast<std::size_t>(index);
+      result.channels = file_->layer_permutations(at);
+      if (!file_->layouts.empty()) result.layout = file_->layouts[at];
+    }
+    if (spec_.flex.hi_bits != 0) result.layout = spec_.flex;
+    return result;
   }
+
+ private:
+  const CacheSpec& spec_;
+  const CacheConfig& config_;
+  std::optional<codec::PermutationFile> file_;
 };
 
 }  // namespace
@@ -67,16 +97,16 @@ void Side::add_flex_codecs(const CacheConfig& config, Isa isa) {
   KVANT_CHECK(head_dim_ == codec::kFlexDims, ErrorCode::invalid_argument,
               "cache type '{}': head_dim {}, flex layouts are for {}", codec::to_string(spec_), head_dim_,
               codec::kFlexDims);
-  std::optional<FlexLayers> layers;
-  if (!spec_.permutations.empty()) layers.emplace(spec_, config);
+  const FlexLayers layers(spec_, config);
   for (std::size_t layer = 0; layer < layer_count_; ++layer) {
-    std::optional<codec::FlexSpec> layout = spec_.flex;
-    if (spec_.flex.hi_bits == 0) layout = layers->file.layouts[layers->of(layer, spec_)];
+    const FlexLayer of = layers.of(layer);
     std::shared_ptr<const codec::FlexCodec> flex;
-    if (layout) flex = std::make_shared<const codec::FlexCodec>(*layout);
+    if (of.layout) flex = std::make_shared<const codec::FlexCodec>(*of.layout);
     for (std::size_t head = 0; head < kv_heads_; ++head) {
       codec::FlexChannels channels;
-      if (layers) channels = codec::make_flex_channels(layers->file.permutation(layers->of(layer, spec_), head));
+      if (!of.channels.empty()) {
+        channels = codec::make_flex_channels(of.channels.subspan(head * head_dim_, head_dim_));
+      }
       codecs_.push_back(flex ? make_flex_codec(flex, channels, isa)
                              : make_block_codec(gguf::TensorType::f16, false, head_dim_, isa));
       heads_[layer * kv_heads_ + head].codec = codecs_.back().get();

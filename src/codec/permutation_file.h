@@ -25,6 +25,8 @@ struct PermutationFile {
   struct LayerType {
     std::int32_t type = kTypeF16;  ///< an id of the earlier system
     float outlier_percent = 0;     ///< share of the variance in the first quarter of the channels
+
+    friend bool operator==(const LayerType&, const LayerType&) = default;
   };
 
   std::size_t layers = 0, kv_heads = 0, head_dim = 0;
@@ -35,8 +37,13 @@ struct PermutationFile {
   std::vector<std::optional<FlexSpec>> layouts;  ///< `layers` of them, or none; nullopt: f16
 
   std::span<const std::uint8_t> permutation(std::size_t layer, std::size_t head) const {
-    return std::span(permutations).subspan((layer * kv_heads + head) * head_dim, head_dim);
+    return layer_permutations(layer).subspan(head * head_dim, head_dim);
   }
+  /// Of all heads of a layer, [kv_heads][head_dim].
+  std::span<const std::uint8_t> layer_permutations(std::size_t layer) const {
+    return std::span(permutations).subspan(layer * kv_heads * head_dim, kv_heads * head_dim);
+  }
+  friend bool operator==(const PermutationFile&, const PermutationFile&) = default;
 };
 
 /// Parses untrusted bytes. Every field is checked: an accepted file is valid as a whole, and

@@ -2,11 +2,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "codec/head_code.h"
+#include "codec/permutation_file.h"
 
 namespace kvant::codec {
 
@@ -86,11 +88,14 @@ struct Plan {
   std::vector<LayerStatistics> layers;         ///< model.layers of them
   std::vector<LayerCodes> codes;               ///< model.layers of them, or none: statistics only
   std::string k_type = "f16", v_type = "f16";  ///< of sides that `codes` leaves out, as CacheSpec texts
-  std::string goal;                            ///< what was asked for, as text: "--bits 3 --bits-v 4"
-  std::size_t positions = 0;                   ///< that keys are coded for: the contexts of the plan; 0: none
-  std::size_t recent = 0;                      ///< tokens before each query in f16, of sides that `codes` has
-  double trust = 1;                            ///< in the sensitivities, 0 to 1: what served best (calib/search.h)
-  double predicted_kld = 0;                    ///< what the search expects; 0: nothing
+  /// Of the keys instead of codes: a flex layout for each layer and its heads' order of channels, complete and of this
+  /// model.
+  std::optional<PermutationFile> layouts;
+  std::string goal;           ///< what was asked for, as text: "--bits 3 --bits-v 4"
+  std::size_t positions = 0;  ///< that keys are coded for: the contexts of the plan; 0: none
+  std::size_t recent = 0;     ///< tokens before each query in f16, of sides that `codes` has
+  double trust = 1;           ///< in the sensitivities, 0 to 1: what served best (calib/search.h)
+  double predicted_kld = 0;   ///< what the search expects; 0: nothing
   std::vector<Certificate> certificates;
 
   friend bool operator==(const Plan&, const Plan&) = default;

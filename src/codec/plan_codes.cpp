@@ -6,11 +6,13 @@
 #include <string_view>
 
 #include "codec/spec.h"
+#include "gguf/types.h"
 
 namespace kvant::codec {
 namespace {
 
 constexpr std::size_t kPartFields = 4;
+constexpr std::string_view kLayouts = "kvant.plan.layouts";
 
 struct SideFields {
   PageSide side;
@@ -168,6 +170,29 @@ void add_heads(const std::vector<HeadCode>& heads, const PlanIdentity& model, st
              });
 }
 
+/// Throws `code` where a plan's layouts are not those of its own model's keys.
+void check_layouts(const Plan& plan, const std::string& name, ErrorCode code) {
+  const PermutationFile& file = *plan.layouts;
+  const auto check = [&](bool holds, std::string_view what) {
+    if (!holds) fail(code, "{}: tensor {}: {}", name, kLayouts, what);
+  };
+  check(plan.codes.empty() || plan.codes.front().keys.empty(), "layouts beside codes of keys, expected one of them");
+  check(!file.layouts.empty(), "no layouts of layers");
+  check(file.layers == plan.model.layers && file.layer_map.size() == file.layers, "layers of another model");
+  for (std::size_t layer = 0; layer < file.layers; ++layer) {
+    check(file.layer_map[layer] == static_cast<std::int32_t>(layer), "layers out of order");
+  }
+  check(file.kv_heads == plan.model.kv_heads && file.head_dim == plan.model.head_dim, "heads of another model");
+}
+
+std::optional<PermutationFile> read_layouts(const gguf::File& file) {
+  const gguf::Tensor* tensor = file.find_tensor(kLayouts);
+  if (tensor == nullptr) return std::nullopt;
+  KVANT_CHECK(tensor->type == gguf::TensorType::i8, ErrorCode::format, "{}: tensor {}: type {}, expected I8",
+              file.path(), kLayouts, gguf::info(tensor->type).name);
+  return parse_permutation_file(tensor->data, fmt::format("{}: tensor {}", file.path(), kLayouts));
+}
+
 }  // namespace
 
 void read_codes(const gguf::File& file, Plan& plan) {
@@ -180,6 +205,8 @@ void read_codes(const gguf::File& file, Plan& plan) {
       plan.codes[layer].*side.codes = read_heads(file, plan.model, layer, side);
     }
   }
+  plan.layouts = read_layouts(file);
+  if (plan.layouts) check_layouts(plan, file.path(), ErrorCode::format);
 }
 
 void add_codes(const Plan& plan, const std::string& name, gguf::Writer& writer) {
@@ -202,6 +229,11 @@ void add_codes(const Plan& plan, const std::string& name, gguf::Writer& writer) 
   }
   KVANT_CHECK(any || plan.codes.empty(), ErrorCode::invalid_argument, "{}: codes of {} layers without heads", name,
               plan.codes.size());
+  if (!plan.layouts) return;
+  check_layouts(plan, name, ErrorCode::invalid_argument);
+  const std::vector<std::byte> bytes = serialize_permutation_file(*plan.layouts, fmt::format("{}: {}", name, kLayouts));
+  writer.add(std::string(kLayouts), gguf::TensorType::i8, {bytes.size()},
+             [bytes](const gguf::Writer::Sink& sink) { sink(bytes); });
 }
 
 }  // namespace kvant::codec

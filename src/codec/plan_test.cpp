@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <variant>
 
 #include "base/error.h"
@@ -138,6 +139,65 @@ TEST(Plan, ComesBackWithoutCodesOfSides) {
   bare.corpus = {};
   bare.goal.clear();
   EXPECT_EQ(parse_plan(serialize_plan(bare), "p.gguf"), bare);
+}
+
+/// A plan of tiers: flex layouts of keys, the second layer in f16.
+Plan plan_of_tiers() {
+  Plan plan = without_codes(true, true);
+  plan.model.heads = 2;
+  plan.model.kv_heads = 1;
+  plan.model.head_dim = plan.model.rope_dims = kFlexDims;
+  const std::vector<float> mean(kFlexDims, 0.5F), moment(packed_size(kFlexDims), 2);
+  plan.layers.assign(2, {mean, mean, mean, moment, moment, moment, 0, 0});
+  PermutationFile& file = plan.layouts.emplace();
+  file.layers = 2;
+  file.kv_heads = 1;
+  file.head_dim = kFlexDims;
+  file.layer_map = {0, 1};
+  file.permutations.resize(2 * kFlexDims);
+  std::iota(file.permutations.begin(), file.permutations.begin() + kFlexDims, std::uint8_t{0});
+  std::iota(file.permutations.rbegin(), file.permutations.rbegin() + kFlexDims, std::uint8_t{0});
+  file.types = {{PermutationFile::kTypeFlex, 87.5F}, {PermutationFile::kTypeF16, 25}};
+  file.layouts = {parse_flex_spec("flex:1:9:4:1:1"), std::nullopt};
+  return plan;
+}
+
+TEST(Plan, LayoutsComeBack) {
+  const Plan plan = plan_of_tiers();
+  const auto bytes = serialize_plan(plan);
+  EXPECT_EQ(parse_plan(bytes, "p.gguf"), plan);
+  EXPECT_EQ(serialize_plan(parse_plan(bytes, "p.gguf")), bytes);
+}
+
+TEST(Plan, LayoutsThatDoNotFitAreNamed) {
+  const auto expect = [](const std::function<void(Plan&)>& change, const std::string& message) {
+    Plan plan = plan_of_tiers();
+    change(plan);
+    EXPECT_THAT([&] { serialize_plan(plan); }, testing::ThrowsMessage<Error>(HasSubstr(message)));
+  };
+  const std::string at = "plan: tensor kvant.plan.layouts: ";
+  expect([](Plan& p) { p.layouts->layouts.clear(); }, at + "no layouts of layers");
+  expect([](Plan& p) { p.layouts->layers = 1; }, at + "layers of another model");
+  expect([](Plan& p) { p.layouts->layer_map.push_back(-1); }, at + "layers of another model");
+  expect([](Plan& p) { p.layouts->layer_map = {1, 0}; }, at + "layers out of order");
+  expect([](Plan& p) { p.layouts->kv_heads = 2; }, at + "heads of another model");
+  expect([](Plan& p) { p.layouts->permutations[3] = 4; }, "plan: kvant.plan.layouts: ");
+  expect(
+      [](Plan& p) {
+        const std::vector<Bf16> map(kFlexDims * kFlexDims, to_bf16(1));
+        p.codes.assign(2, {{{map, map, {{kFlexDims, QuantizerKind::lm, 3, ScaleFormat::f16}}}}, {}});
+      },
+      at + "layouts beside codes of keys, expected one of them");
+  const std::vector<float> values(8);
+  const auto with = [&](gguf::TensorType type, std::size_t count) {
+    const auto add = [&](gguf::Writer& w) {
+      w.add("kvant.plan.layouts", type, {count}, std::as_bytes(std::span(values)).first(gguf::row_bytes(type, count)));
+    };
+    return refusal(changed("kvant.plan.layouts", add, plan_of_tiers()));
+  };
+  EXPECT_EQ(with(gguf::TensorType::f32, 8), "p.gguf: tensor kvant.plan.layouts: type F32, expected I8");
+  EXPECT_THAT(with(gguf::TensorType::i8, 8),
+              AllOf(StartsWith("p.gguf: tensor kvant.plan.layouts: "), HasSubstr("not a permutation file")));
 }
 
 TEST(Plan, EnergiesOfPairsAreSumsOfTheDiagonal) {

@@ -88,9 +88,9 @@ class KeyReader {
     const bool keys = side_ == PageSide::key;
     const bool flex_type = spec_->coding == flex;
     if (flex_type) {
-      if (key != "perms") refuse_key(key, "perms");
+      if (key != "perms" && key != "plan") refuse_key(key, "perms plan");
       check_text(key, value);
-      spec_->permutations = value;
+      (key == "perms" ? spec_->permutations : spec_->plan) = value;
       return;
     }
     if (key == "anchor") return choose(key, value, Names<Anchor>(kAnchors), spec_->anchor);
@@ -120,8 +120,10 @@ class KeyReader {
                             ? "scale=plan"
                             : fmt::format("anchor={}", name_of(Names<Anchor>(kAnchors), spec_->anchor))));
     }
-    if (spec_->coding == flex && (spec_->flex.split || spec_->flex.hi_bits == 0) && spec_->permutations.empty()) {
-      wrong(fmt::format("{} needs perms=FILE", spec_->flex.split ? "a split" : "a layout for each layer"));
+    if (spec_->coding != flex) return;
+    if (!spec_->permutations.empty() && !spec_->plan.empty()) wrong("perms=FILE and plan=FILE, expected one of them");
+    if ((spec_->flex.split || spec_->flex.hi_bits == 0) && spec_->permutations.empty() && spec_->plan.empty()) {
+      wrong(fmt::format("{} needs perms=FILE or plan=FILE", spec_->flex.split ? "a split" : "a layout for each layer"));
     }
   }
 
@@ -224,7 +226,9 @@ std::string to_string(const CacheSpec& spec, PageSide side) {
   std::string text;
   if (spec.coding == flex) {
     text = spec.flex.hi_bits == 0 ? "flex" : to_string(spec.flex);
-    return spec.permutations.empty() ? text : fmt::format("{},perms={}", text, spec.permutations);
+    if (!spec.permutations.empty()) text += fmt::format(",perms={}", spec.permutations);
+    if (!spec.plan.empty()) text += fmt::format(",plan={}", spec.plan);
+    return text;
   }
   if (spec.coding == CacheSpec::Coding::plan) text = kPlanned;
   for (const NamedCoding& c : kCodings) {

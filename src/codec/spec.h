@@ -41,10 +41,10 @@ inline constexpr double kScaleGain = 1.3;
 /// Walsh-Hadamard transform before it is stored, and the query (or, for V, the output) accordingly; lm1 .. lm6 and
 /// uni2 .. uni8: codes of so many bits for the rotated head (codec/vector_codec.h); plan: what plan=FILE chose for each
 /// head; for keys flex:S:H:L:JH:JL and
-/// flexfix:S:H:L:JH:JL (codec/flex.h), or flex: each layer as the permutation file says.
+/// flexfix:S:H:L:JH:JL (codec/flex.h), or flex: each layer as the permutation file, or a plan of tiers, says.
 ///
 /// Keys: anchor=none|static|bias|mean, scale=none|weights|auto|plan (keys), shape=none|weights, group=N dims with a
-/// scale of their own, norm=f16|log8, sinks=N and recent=N tokens kept in f16, plan=FILE, perms=FILE (flex).
+/// scale of their own, norm=f16|log8, sinks=N and recent=N tokens kept in f16, plan=FILE, perms=FILE (flex, instead).
 /// Defaults of lm and uni: anchor=bias, scale=auto (keys), shape=weights (values), one group, f16, none; of plan:
 /// anchor=mean; of other types: anchor=none, scale=none.
 struct CacheSpec {
@@ -60,7 +60,7 @@ struct CacheSpec {
   bool rotated = false;                           ///< blocks
   Coding coding = Coding::blocks;
   int bits = 0;                   ///< of lm and uni
-  FlexSpec flex = {};             ///< of flex; hi_bits 0: from the permutation file
+  FlexSpec flex = {};             ///< of flex; hi_bits 0: from the permutation file or plan
   std::string permutations = {};  ///< permutation file of flex layouts
   Anchor anchor = Anchor::none;
   PairScale scale = PairScale::none;
@@ -71,6 +71,10 @@ struct CacheSpec {
   std::string plan = {};
 
   bool coded() const noexcept { return coding == Coding::lm || coding == Coding::uni; }
+  /// Whether channel orders, or layouts too, of flex come from a plan.
+  bool planned_flex() const noexcept {
+    return coding == Coding::flex && permutations.empty() && (flex.split || flex.hi_bits == 0 || !plan.empty());
+  }
   friend bool operator==(const CacheSpec&, const CacheSpec&) = default;
 };
 

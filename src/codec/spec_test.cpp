@@ -43,8 +43,8 @@ TEST(CacheSpec, SettingsRoundTrip) {
   for (const char* text :
        {"lm4,anchor=none", "lm3,anchor=mean,scale=plan,plan=a/b.gguf", "uni8,scale=none,group=32,norm=log8",
         "lm4,scale=weights,sinks=4,recent=128", "f32,anchor=bias", "q4_0,anchor=static,plan=p",
-        "rot-q8_0,scale=weights", "flex,perms=p.bin", "flex:1:9:4:1:1,perms=p.bin", "lm2,norm=log8", "plan,plan=p.gguf",
-        "plan,anchor=bias,sinks=4,recent=64,plan=p"}) {
+        "rot-q8_0,scale=weights", "flex,perms=p.bin", "flex:1:9:4:1:1,perms=p.bin", "flex,plan=p", "lm2,norm=log8",
+        "plan,plan=p.gguf", "plan,anchor=bias,sinks=4,recent=64,plan=p"}) {
     EXPECT_EQ(to_string(parse_cache_spec(text)), text);
   }
   for (const char* text : {"lm4", "lm4,anchor=none,group=64,norm=log8,shape=none,sinks=1,recent=2", "f16,anchor=bias",
@@ -96,7 +96,8 @@ TEST(CacheSpec, WrongSettingsAreNamed) {
   EXPECT_THAT(message_of("flex:0:6:0:0:0", PageSide::value), HasSubstr("flex is for keys"));
   EXPECT_THAT(message_of("flex:1:9:4:1:1"), HasSubstr("a split needs perms=FILE"));
   EXPECT_THAT(message_of("flex"), HasSubstr("needs perms=FILE"));
-  EXPECT_THAT(message_of("flex:0:6:0:0:0,sinks=1"), HasSubstr("unknown key 'sinks', expected one of perms"));
+  EXPECT_THAT(message_of("flex,plan=p,perms=q"), HasSubstr("perms=FILE and plan=FILE, expected one of them"));
+  EXPECT_THAT(message_of("flex:0:6:0:0:0,sinks=1"), HasSubstr("unknown key 'sinks', expected one of perms plan"));
   for (const char* text : {"lm0", "lm7", "uni1", "uni9", "lm", "lm04x", "uni"}) {
     EXPECT_THAT(message_of(text), HasSubstr("unknown, expected one of")) << text;
   }

@@ -55,9 +55,13 @@ CachePair plan_pair(const std::string& file) {
   const bool values = !plan.codes.empty() && !plan.codes.front().values.empty();
   CachePair pair;
   pair.k = side_of(file, keys, plan.recent, plan.k_type, PageSide::key);
+  if (plan.layouts) {
+    pair.k.coding = codec::CacheSpec::Coding::flex;
+    pair.k.plan = file;
+  }
   pair.v = side_of(file, values, plan.recent, plan.v_type, PageSide::value);
   KVANT_CHECK(pair != CachePair{}, ErrorCode::invalid_argument,
-              "{}: has statistics only, no codes: give calibrate --bits, or a type with plan=FILE", file);
+              "{}: has statistics only, no codes: give calibrate --bits or --tiers, or a type with plan=FILE", file);
   return pair;
 }
 

@@ -191,11 +191,14 @@ std::vector<float> value_anchor(const LayerWeights& w, std::size_t layer, codec:
 void check_plan(const codec::CacheSpec& spec, codec::PageSide side, const codec::Plan* plan, std::size_t layers) {
   const bool coded = spec.coding == codec::CacheSpec::Coding::plan;
   const bool needed = coded || spec.anchor == codec::Anchor::mean || spec.anchor == codec::Anchor::fixed ||
-                      spec.scale == codec::PairScale::plan;
+                      spec.scale == codec::PairScale::plan || spec.planned_flex();
   KVANT_CHECK(!needed || plan != nullptr, ErrorCode::invalid_argument, "cache type {} needs a plan",
               codec::to_string(spec, side));
   KVANT_CHECK(!needed || plan->layers.size() == layers, ErrorCode::invalid_argument,
               "the plan has {} layers, the model {}", plan->layers.size(), layers);
+  KVANT_CHECK(!spec.planned_flex() || plan->layouts, ErrorCode::invalid_argument,
+              "cache type {}: the plan has no layouts: calibrate --tiers makes one that has",
+              codec::to_string(spec, side));
   if (!coded) return;
   const bool keys = side == codec::PageSide::key;
   const auto& of_side = keys ? &codec::LayerCodes::keys : &codec::LayerCodes::values;
@@ -236,6 +239,7 @@ std::vector<cache::LayerConstants> cache_constants(const ModelConfig& config, co
     out.v_anchor = value_anchor(w, layer, v.anchor, v_plan);
     out.v_metric = std::move(metrics[layer]);
     if (k.coding == codec::CacheSpec::Coding::plan) out.k_codes = k_plan->codes[layer].keys;
+    if (k.planned_flex()) out.set_layout(*k_plan->layouts, layer);
     if (v.coding == codec::CacheSpec::Coding::plan) out.v_codes = v_plan->codes[layer].values;
   }
   return constants;

@@ -18,7 +18,7 @@ namespace kvant::model {
 ///           model with QK-norm, which does not leave it constant.
 /// k_static  anchor=static: the plan's mean after RoPE.
 /// v_anchor  like k_anchor.
-/// k_codes, v_codes  type plan: the plan's.
+/// k_codes, v_codes  type plan: the plan's. k_layout, k_channels  type flex with plan=FILE: the plan's.
 /// k_energy  wherever keys have an anchor or a pair scale; q_energy: wherever they may have a pair scale or a shape.
 ///           With type plan or scale=plan the plan's. Else for an input x that is RMS-normalized and uncorrelated, W
 ///           row r, g the gain of the norm: E|X_j|^2 = sum of sum_i (W_ri g_i)^2 over the two rows r of pair j, plus
