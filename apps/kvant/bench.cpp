@@ -49,9 +49,8 @@ std::string result_text(const Options& options, const eval::CachePair& cache, en
                      engine.config().name.empty() ? options.model.model : printable(engine.config().name),
                      format_bytes(static_cast<double>(engine.weights().bytes_per_token())));
   const cache::CacheUsage& usage = rows.front().speed.usage;
-  out += fmt::format("cache    k {} v {}, {:.2f} and {:.2f} bits per value, {} of constants\n\n",
-                     codec::to_string(cache.k), codec::to_string(cache.v, codec::PageSide::value), usage.k_bpv,
-                     usage.v_bpv, format_bytes(static_cast<double>(usage.constant_bytes)));
+  out += fmt::format("cache    {}, made in {:.0f} ms\n\n", describe(cache.k, cache.v, usage),
+                     rows.front().speed.create_ms);
   Table table({"depth", fmt::format("prefill {}, t/s", options.prompt), "GFLOP/s", "decode, t/s", "ms", "weights ms",
                "attention ms", "GB/s", "cache MiB"});
   for (const Row& row : rows) {
@@ -104,6 +103,7 @@ std::string result_json(const Options& options, const eval::CachePair& cache, en
          {"v_bpv", r.usage.v_bpv},
          {"cache_bytes", r.usage.bytes()},
          {"constant_bytes", r.usage.constant_bytes},
+         {"create_ms", r.create_ms},
          {"rss_bytes", r.rss_bytes}});
   }
   return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

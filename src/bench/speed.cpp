@@ -84,7 +84,9 @@ SpeedResult measure_speed(engine::Engine& engine, const SpeedOptions& options) {
   model::Transformer& transformer = engine.transformer();
   const model::ModelConfig& config = engine.config();
   const std::size_t capacity = options.depth + std::max({options.prompt, options.tokens, std::size_t{1}});
+  const Stopwatch creation;
   cache::KvCache cache = engine.make_cache(options.k, options.v, capacity);
+  const double created = creation.seconds();
   Random random(1);
   fill(cache, config, options.depth, random);
   const std::vector<Token> prompt = random_tokens(options.prompt, config.vocabulary, random);
@@ -117,6 +119,7 @@ SpeedResult measure_speed(engine::Engine& engine, const SpeedOptions& options) {
 
   SpeedResult result;
   result.usage = cache.usage();
+  result.create_ms = 1e3 * created;
   result.rss_bytes = resident_bytes();
   if (!prefill.empty()) {
     const auto n = static_cast<double>(options.prompt);

@@ -25,6 +25,7 @@ struct SpeedResult {
   double weights_ms = 0;
   double attention_ms = 0;
   double decode_gb_s = 0;  ///< weights and cache read for a token, over its time
+  double create_ms = 0;    ///< making the cache, its constants from weights or plan included
   cache::CacheUsage usage;
   std::size_t rss_bytes = 0;  ///< resident memory of the process, mapped weights included
 };

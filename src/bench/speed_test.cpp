@@ -40,6 +40,7 @@ TEST(Speed, PartsOfADecodedTokenFitItsTime) {
   // 716 positions of 6 layers, one head of 128, f16, twice.
   EXPECT_GE(result.usage.bytes(), 716u * 6 * 128 * 2 * 2);
   EXPECT_GT(result.rss_bytes, result.usage.bytes());
+  EXPECT_GT(result.create_ms, 0);
 }
 
 TEST(Speed, NothingToTime) {
