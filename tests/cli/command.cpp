@@ -6,11 +6,12 @@
 #include <pty.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cstring>
 #include <sstream>
 #include <thread>
 
@@ -45,6 +46,23 @@ void redirect(int to, const std::string& path, int flags) {
   if (fd < 0 || ::dup2(fd, to) < 0) ::_exit(126);
 }
 
+/// In the child: writing more than so many bytes to a file fails.
+void limit_files(std::size_t bytes) {
+  const rlimit limit{bytes, bytes};
+  if (::setrlimit(RLIMIT_FSIZE, &limit) != 0 || ::signal(SIGXFSZ, SIG_IGN) == SIG_ERR) ::_exit(125);
+}
+
+/// Kills a child, unless it ends by itself before.
+void kill_after(pid_t pid, std::chrono::milliseconds delay) {
+  const auto end = std::chrono::steady_clock::now() + delay;
+  siginfo_t info{};
+  while (std::chrono::steady_clock::now() < end) {
+    if (::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == pid) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ::kill(pid, SIGKILL);
+}
+
 }  // namespace
 
 const char* const kModel = KVANT_SOURCE_DIR "/models/standin-a-q8_0.gguf";
@@ -57,11 +75,13 @@ Result run(const std::vector<std::string>& arguments, const Setting& setting) {
   const pid_t pid = ::fork();
   if (pid == 0) {
     for (const auto& [name, value] : setting.variables) ::setenv(name.c_str(), value.c_str(), 1);
+    if (setting.largest_file > 0) limit_files(setting.largest_file);
     redirect(STDIN_FILENO, in, O_RDONLY);
     redirect(STDOUT_FILENO, out, O_WRONLY | O_CREAT);
     redirect(STDERR_FILENO, err, O_WRONLY | O_CREAT);
     become(line);
   }
+  if (setting.kill_after.count() > 0) kill_after(pid, setting.kill_after);
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
   Result result;
@@ -151,6 +171,7 @@ std::string write_model(const Folder& folder, const Changes& changes) {
     if (std::find(left_out.begin(), left_out.end(), key) == left_out.end()) writer.set(key, value);
   }
   if (changes.metadata) changes.metadata(writer);
+  std::vector<std::byte> spoiled;
   for (const gguf::Tensor& t : file.tensors()) {
     if (t.name == changes.without_tensor) continue;
     std::vector<std::size_t> shape = t.shape;
@@ -158,6 +179,11 @@ std::string write_model(const Folder& folder, const Changes& changes) {
     if (t.name == changes.reshaped_tensor) {
       shape.back() -= 1;
       data = data.first(data.size() - data.size() / t.rows());
+    }
+    if (t.name == changes.spoiled_tensor) {
+      spoiled.assign(data.begin(), data.end());
+      std::memcpy(spoiled.data() + 3 * sizeof(float), &changes.spoiled_value, sizeof(float));
+      data = spoiled;
     }
     writer.add(std::string(t.name), t.type, shape, data);
   }

@@ -1,6 +1,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -25,7 +26,9 @@ struct Setting {
   std::string input = {};  ///< standard input
   /// Added to the environment.
   std::vector<std::pair<std::string, std::string>> variables = {};
-  std::string output_file = {};  ///< standard output goes here instead of into Result
+  std::string output_file = {};               ///< standard output goes here instead of into Result
+  std::chrono::milliseconds kill_after = {};  ///< SIGKILL then, where the program is still there; 0: never
+  std::size_t largest_file = 0;               ///< bytes at which writing fails, as on a full disk; 0: no limit
 };
 
 /// Runs kvant with these arguments.
@@ -81,6 +84,8 @@ struct Changes {
   std::string reshaped_tensor;  ///< one row less
   std::function<void(gguf::Writer&)> metadata;
   std::vector<std::string> without_keys;  ///< those that `metadata` sets anew
+  std::string spoiled_tensor;             ///< of F32, whose value 3 becomes `spoiled_value`
+  float spoiled_value = 0;
 };
 /// Writes the copy and returns its path.
 std::string write_model(const Folder& folder, const Changes& changes);

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/file_io.h"
+#include "base/random.h"
 #include "codec/plan.h"
 #include "command.h"
 
@@ -40,7 +43,9 @@ class Search : public testing::Test {
   static void SetUpTestSuite() {
     const Folder folder;
     const std::string path = folder.path("plan.gguf");
+    const Stopwatch watch;
     const Result result = search({"-o", path, "--bits", "3"});
+    seconds_ = watch.seconds();
     ASSERT_EQ(result.status, 0) << result.err;
     EXPECT_THAT(result.out, HasSubstr("plan.gguf"));
     ASSERT_FALSE(fs::exists(path + ".partial"));
@@ -52,7 +57,10 @@ class Search : public testing::Test {
   }
   static codec::Plan plan() { return codec::parse_plan(std::as_bytes(std::span(*bytes_)), "plan"); }
 
-  inline static std::string* bytes_ = nullptr;  // NOLINT(readability-identifier-naming): set once for all tests
+  // NOLINTBEGIN(readability-identifier-naming): set once for all tests
+  inline static std::string* bytes_ = nullptr;
+  inline static double seconds_ = 0;  ///< that making it took
+  // NOLINTEND(readability-identifier-naming)
   const Folder folder_;
 };
 
@@ -113,6 +121,33 @@ TEST_F(Search, GoesOnWhereItWasInterrupted) {
   const Result result = search({"-o", path, "--bits", "3"});
   ASSERT_EQ(result.status, 0) << result.err;
   EXPECT_THAT(result.err, HasSubstr("Going on"));
+  EXPECT_EQ(read_text(path), *bytes_);
+  EXPECT_FALSE(fs::exists(path + ".partial"));
+}
+
+/// Killed at random moments, several times over: what is left is a whole checkpoint or nothing.
+TEST_F(Search, GoesOnAfterItWasKilled) {
+  const std::string path = folder_.path("plan.gguf");
+  Random random(5);
+  int killed = 0;
+  for (int i = 0; i < 6; ++i) {
+    Setting setting;
+    setting.kill_after = std::chrono::milliseconds(1 + static_cast<int>(1000 * seconds_ * random.uniform()));
+    const Result result = run(arguments({"-o", path, "--bits", "3"}), setting);
+    if (result.status == 0) {
+      EXPECT_EQ(read_text(path), *bytes_);
+      fs::remove(path);
+      continue;
+    }
+    EXPECT_EQ(result.status, -1) << result.err;
+    ++killed;
+    for (const auto& entry : fs::directory_iterator(folder_.path(""))) {
+      EXPECT_EQ(entry.path().filename(), "plan.gguf.partial");
+      EXPECT_NO_THROW(codec::read_plan(entry.path()));
+    }
+  }
+  EXPECT_GT(killed, 0);
+  ASSERT_EQ(search({"-o", path, "--bits", "3"}).status, 0);
   EXPECT_EQ(read_text(path), *bytes_);
   EXPECT_FALSE(fs::exists(path + ".partial"));
 }
@@ -233,7 +268,12 @@ TEST_F(Search, RefusesWhatCannotBe) {
           ": 40313 tokens, 1016384 are needed: 8192 for statistics (-n), 8192 for the search (--measure), 1000000 "
           "for validation (--validate-tokens, or another text by --validate)\n");
 
+  refused({"--max-kld", "1e-6"}, 1, "--max-kld 1e-06: not reached with 8.25 bits a value");
+  fs::remove(path + ".partial");
+
   write(made, *bytes_);
+  EXPECT_THAT(run({"calibrate", "-m", kModel, "--from", made, "-o", path, "--max-kld", "0.01"}).err,
+              HasSubstr("--max-kld needs text to compare on"));
   codec::Plan other = plan();
   other.model.rope_base = 1e6;
   codec::write_plan(made, other);
