@@ -209,6 +209,7 @@ void set_layouts(codec::Plan& plan, const codec::PermutationFile& layouts, const
   plan.certificates.clear();
   plan.positions = plan.recent = 0;
   plan.predicted_kld = 0;
+  plan.trust = 1;
 }
 
 void run(const Options& options) {
