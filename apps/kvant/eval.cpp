@@ -15,7 +15,7 @@ using nlohmann::ordered_json;
 struct Options {
   ModelOptions model;
   TextOptions text;
-  std::vector<std::string> caches, plans;
+  CacheListOptions caches;
   std::string reference = "f16", logits, save_logits;
   std::vector<std::size_t> contexts{512};
   std::size_t chunks = 0;
@@ -23,19 +23,6 @@ struct Options {
   OutputOptions output;
   bool json = false, markdown = false;
 };
-
-std::vector<eval::CachePair> parse_caches(std::string_view option, const std::vector<std::string>& texts) {
-  std::vector<eval::CachePair> pairs;
-  try {
-    for (const std::string& text : texts) {
-      const auto more = eval::parse_cache_list(text);
-      pairs.insert(pairs.end(), more.begin(), more.end());
-    }
-  } catch (const Error& e) {
-    throw Error(e.code(), fmt::format("{}: {}", option, e.what()));
-  }
-  return pairs;
-}
 
 bool is_plain(const std::string& reference) { return reference == "f16" || reference == "f32"; }
 
@@ -52,7 +39,7 @@ std::string v_name(const eval::CacheResult& row) { return codec::to_string(row.c
 
 /// The file that keys or values go by, or null.
 ordered_json plan_name(const eval::CacheResult& row) {
-  const std::string& file = row.cache.k.plan.empty() ? row.cache.v.plan : row.cache.k.plan;
+  const std::string file = plan_file(row.cache);
   return file.empty() ? ordered_json(nullptr) : ordered_json(file);
 }
 
@@ -94,7 +81,7 @@ std::string result_text(const Options& options, const std::vector<eval::CompareR
                     result.context, result.chunks, result.tokens, reference_name(options), result.perplexity);
     if (!result.file_floor) out += ", " + format_bytes(static_cast<double>(result.usage.bytes()));
     out += "\n";
-    if (options.caches.empty()) continue;
+    if (!options.caches.given()) continue;
     Table table({"<K", "<V", "K bpv", "V bpv", "cache", "KLD mean", "median", "p99", "max", "top-1 %", "rms dp %",
                  "PPL ratio [95 %]", "last 1/4 KLD", "PPL ratio"});
     for (const eval::CacheResult& row : result.caches) add_row(table, row, k_name(row));
@@ -191,7 +178,7 @@ std::string result_json(const Options& options, const std::vector<eval::CompareR
 void check_usage(const Options& options) {
   const bool save = !options.save_logits.empty();
   if (!options.text.given()) throw UsageError("eval: -f or -p is required (kvant eval --help)");
-  if (options.caches.empty() && !save) throw UsageError("eval: --cache or --plan is required (kvant eval --help)");
+  if (!options.caches.given() && !save) throw UsageError("eval: --cache or --plan is required (kvant eval --help)");
   if (save && options.contexts.size() != 1) throw UsageError("eval: --save-logits takes one value of -c");
   if (!save && !is_plain(options.reference)) {
     throw UsageError(
@@ -201,7 +188,7 @@ void check_usage(const Options& options) {
 
 void run(const Options& options) {
   eval::CompareOptions settings;
-  settings.caches = parse_caches("--cache", options.caches);
+  settings.caches = options.caches.pairs();
   settings.reference = parse_reference(options.reference);
   settings.logits = options.logits;
   settings.save_logits = options.save_logits;
@@ -240,11 +227,7 @@ Command add_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_model_options(command, options->model, "reference");
   add_text_options(command, options->text);
-  command
-      .add_option("--cache", options->caches,
-                  "What to compare: K or K/V of types as --cache-k takes them, or plan:FILE")
-      ->type_name("CACHE...");
-  command.add_option("--plan", options->plans, "The same as --cache plan:FILE")->type_name("FILE...");
+  add_cache_list(command, options->caches);
   CLI::Option* context =
       command.add_option("-c,--context", options->contexts, "Tokens of a window, a list (default: 512)")
           ->check(CLI::Range(std::size_t{3}, std::size_t{1} << 31).description(""))
@@ -279,7 +262,6 @@ Command add_eval(CLI::App& app) {
   CLI::Option* json = command.add_flag("--json", options->json, "Print one JSON document");
   command.add_flag("--markdown", options->markdown, "Print the table as Markdown")->excludes(json);
   return {&command, [options] {
-            for (const std::string& plan : options->plans) options->caches.push_back("plan:" + plan);
             check_usage(*options);
             run(*options);
           }};

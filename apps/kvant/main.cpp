@@ -28,9 +28,9 @@ int run(int argc, char** argv) {
       "Example: kvant run -m model.gguf -p \"The capital of France is\" -n 32\nkvant COMMAND --help tells more.");
   parser.require_subcommand(1);
   parser.get_formatter()->column_width(26);
-  const Command commands[] = {add_run(parser),        add_tokenize(parser), add_inspect(parser),
-                              add_perplexity(parser), add_eval(parser),     add_bench(parser),
-                              add_calibrate(parser),  add_report(parser),   add_serve(parser)};
+  const Command commands[] = {add_run(parser),   add_tokenize(parser), add_inspect(parser),   add_perplexity(parser),
+                              add_eval(parser),  add_bench(parser),    add_calibrate(parser), add_report(parser),
+                              add_serve(parser), add_retrieve(parser), add_agree(parser)};
   try {
     parser.parse(argc, argv);
   } catch (const CLI::Success& help) {

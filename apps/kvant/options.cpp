@@ -66,6 +66,34 @@ void add_cache_options(CLI::App& command, CacheOptions& options) {
       ->group(kGroup);
 }
 
+std::vector<eval::CachePair> parse_caches(std::string_view option, const std::vector<std::string>& texts) {
+  std::vector<eval::CachePair> pairs;
+  try {
+    for (const std::string& text : texts) {
+      const auto more = eval::parse_cache_list(text);
+      pairs.insert(pairs.end(), more.begin(), more.end());
+    }
+  } catch (const Error& e) {
+    throw Error(e.code(), fmt::format("{}: {}", option, e.what()));
+  }
+  return pairs;
+}
+
+std::vector<eval::CachePair> CacheListOptions::pairs() const {
+  std::vector<eval::CachePair> pairs = parse_caches("--cache", caches);
+  for (const std::string& plan : plans) pairs.push_back(eval::plan_pair(plan));
+  return pairs;
+}
+
+void add_cache_list(CLI::App& command, CacheListOptions& options) {
+  command
+      .add_option("--cache", options.caches, "What to compare: K or K/V of types as --cache-k takes them, or plan:FILE")
+      ->type_name("CACHE...");
+  command.add_option("--plan", options.plans, "The same as --cache plan:FILE")->type_name("FILE...");
+}
+
+std::string plan_file(const eval::CachePair& pair) { return pair.k.plan.empty() ? pair.v.plan : pair.k.plan; }
+
 std::string TextOptions::source() const {
   if (!has_file) return "-p";
   return file == "-" ? "standard input" : file;

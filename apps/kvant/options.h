@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/file_io.h"
 #include "codec/spec.h"
@@ -39,6 +40,8 @@ Command add_bench(CLI::App& app);
 Command add_calibrate(CLI::App& app);
 Command add_report(CLI::App& app);
 Command add_serve(CLI::App& app);
+Command add_retrieve(CLI::App& app);
+Command add_agree(CLI::App& app);
 
 /// -m -t --precision
 struct ModelOptions {
@@ -58,6 +61,22 @@ struct CacheOptions {
   eval::CachePair pair() const;
 };
 void add_cache_options(CLI::App& command, CacheOptions& options);
+
+/// --cache and --plan of commands that judge several caches.
+struct CacheListOptions {
+  std::vector<std::string> caches, plans;
+
+  bool given() const { return !caches.empty() || !plans.empty(); }
+  /// The caches, those of plans last; reads the plans. Throws naming the option.
+  std::vector<eval::CachePair> pairs() const;
+};
+void add_cache_list(CLI::App& command, CacheListOptions& options);
+
+/// The caches that the texts of an option name. Throws naming the option.
+std::vector<eval::CachePair> parse_caches(std::string_view option, const std::vector<std::string>& texts);
+
+/// The plan file that keys or values go by; empty where there is none.
+std::string plan_file(const eval::CachePair& pair);
 
 /// -p TEXT and -f FILE, of which at most one is given.
 struct TextOptions {
