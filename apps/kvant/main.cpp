@@ -30,7 +30,7 @@ int run(int argc, char** argv) {
   parser.get_formatter()->column_width(26);
   const Command commands[] = {add_run(parser),   add_tokenize(parser), add_inspect(parser),   add_perplexity(parser),
                               add_eval(parser),  add_bench(parser),    add_calibrate(parser), add_report(parser),
-                              add_serve(parser), add_retrieve(parser), add_agree(parser)};
+                              add_serve(parser), add_retrieve(parser), add_agree(parser),     add_sweep(parser)};
   try {
     parser.parse(argc, argv);
   } catch (const CLI::Success& help) {

@@ -42,6 +42,7 @@ Command add_report(CLI::App& app);
 Command add_serve(CLI::App& app);
 Command add_retrieve(CLI::App& app);
 Command add_agree(CLI::App& app);
+Command add_sweep(CLI::App& app);
 
 /// -m -t --precision
 struct ModelOptions {

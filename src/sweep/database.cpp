@@ -16,6 +16,10 @@ namespace {
 
 /// Longer than any transaction here takes on a slow disk.
 constexpr int kBusyMilliseconds = 30000;
+/// Channels by the name of their unit.
+constexpr const char* kChannelUnits =
+    "SELECT 'channels ' || model.hash || ' ' || corpus.hash AS unit FROM model, corpus "
+    "WHERE EXISTS (SELECT 1 FROM channel WHERE model_id = model.id AND corpus_id = corpus.id)";
 constexpr const char* kNow = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')";
 
 /// A connection whose errors name the file.
@@ -257,47 +261,49 @@ struct Database::Impl {
   Connection connection;
 };
 
+std::string channels_unit(const std::string& model, const std::string& corpus) {
+  return fmt::format("channels {} {}", model, corpus);
+}
+
 Database::Database(const std::string& path) : impl_(std::make_unique<Impl>(path)) {}
 Database::~Database() = default;
 
 const std::string& Database::path() const noexcept { return impl_->connection.path(); }
 
 std::unordered_set<std::string> Database::finished() const {
-  std::unordered_set<std::string> keys;
-  Statement statement(impl_->connection, "SELECT key FROM cell");
-  while (statement.next()) keys.insert(statement.text(0));
-  return keys;
+  std::unordered_set<std::string> units;
+  Statement statement(impl_->connection, fmt::format("SELECT key FROM cell UNION ALL {}", kChannelUnits));
+  while (statement.next()) units.insert(statement.text(0));
+  return units;
 }
 
-bool Database::has_channels(const std::string& model, const std::string& corpus) const {
-  Statement statement(impl_->connection,
-                      "SELECT 1 FROM channel JOIN model ON model.id = model_id JOIN corpus ON corpus.id = corpus_id "
-                      "WHERE model.hash = ? AND corpus.hash = ? LIMIT 1");
-  return statement.bind(model, corpus).next();
-}
-
-std::vector<std::string> Database::claim(std::span<const std::string> units, std::size_t most, const std::string& owner,
-                                         bool (*is_dead)(const std::string& owner)) {
+Claimed Database::claim(std::span<const std::string> units, std::size_t most, const std::string& owner,
+                        bool (*is_dead)(const std::string& owner)) {
   const Connection& connection = impl_->connection;
-  std::vector<std::string> taken;
+  Claimed claimed;
   Transaction transaction(connection);
-  Statement finished(connection, "SELECT 1 FROM cell WHERE key = ?");
+  Statement finished(connection, fmt::format("SELECT 1 FROM cell WHERE key = ?1 UNION ALL "
+                                             "SELECT 1 FROM ({}) WHERE unit = ?1 LIMIT 1",
+                                             kChannelUnits));
   Statement held(connection, fmt::format("SELECT owner, unixepoch('now') - unixepoch(heartbeat) > {} FROM claim "
                                          "WHERE unit = ?",
                                          kExpirySeconds));
   Statement take(connection, fmt::format("INSERT OR REPLACE INTO claim VALUES (?, ?, {})", kNow));
   for (const std::string& unit : units) {
-    if (taken.size() == most) break;
-    if (finished.bind(unit).next()) continue;
+    if (finished.bind(unit).next()) {
+      claimed.settled.push_back(unit);
+      continue;
+    }
+    if (claimed.taken.size() == most) continue;
     if (held.bind(unit).next()) {
       const std::string other = held.text(0);
       if (other == owner || (held.integer(1) == 0 && !is_dead(other))) continue;
     }
     take.bind(unit, owner).run();
-    taken.push_back(unit);
+    claimed.taken.push_back(unit);
   }
   transaction.commit();
-  return taken;
+  return claimed;
 }
 
 void Database::beat(const std::string& owner) {

@@ -73,7 +73,10 @@ struct CellRow {
   std::vector<RetrievalRow> retrieval;
 };
 
-/// What a unit of work has found, with the rows that its cells name.
+/// A unit of work is a cell, by its key, or the channels of a model and a text, of these hashes, by this name.
+std::string channels_unit(const std::string& model, const std::string& corpus);
+
+/// What some units have found, with the rows that their cells name.
 struct Findings {
   std::vector<ModelRow> models;
   std::vector<CorpusRow> corpora;
@@ -81,6 +84,12 @@ struct Findings {
   std::vector<CellRow> cells;
   /// Of the first model and the first corpus, where not empty.
   std::vector<ChannelRow> channels;
+};
+
+/// What claims have led to. Units that are neither are held by others, or beyond what was asked for.
+struct Claimed {
+  std::vector<std::string> taken;    ///< the caller's now
+  std::vector<std::string> settled;  ///< with nothing left to do
 };
 
 /// The database of a sweep (docs/sweep.md): SQLite with a write-ahead log, so that several processes may use it at
@@ -99,16 +108,13 @@ class Database {
 
   const std::string& path() const noexcept;
 
-  /// Keys of all cells there are.
+  /// All units that are finished: the keys of the cells there are, and channels_unit of the channels.
   std::unordered_set<std::string> finished() const;
-  /// Whether there are channels of this model and corpus.
-  bool has_channels(const std::string& model, const std::string& corpus) const;
 
   /// Takes those of the units for `owner` that nobody works on, in their order and at most `most`, in one transaction.
-  /// A unit is the key of a cell or another name of work; cells that are finished are not given. Claims whose owner
-  /// `is_dead`, or has shown no heartbeat for kExpirySeconds, count for nothing.
-  std::vector<std::string> claim(std::span<const std::string> units, std::size_t most, const std::string& owner,
-                                 bool (*is_dead)(const std::string& owner));
+  /// Claims whose owner `is_dead`, or has shown no heartbeat for kExpirySeconds, count for nothing.
+  Claimed claim(std::span<const std::string> units, std::size_t most, const std::string& owner,
+                bool (*is_dead)(const std::string& owner));
   /// Tells that `owner` lives.
   void beat(const std::string& owner);
   /// Gives all claims of `owner` back.

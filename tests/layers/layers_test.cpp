@@ -49,7 +49,7 @@ const std::vector<std::pair<std::string, std::regex>> kThirdParty = {
     {"xxhash.h", std::regex(R"(src/base/hash\.cpp)")},
     {"Eigen/", std::regex(R"(src/codec/transform\.cpp)")},
     {"oniguruma.h", std::regex(R"(src/tokenizer/.*_test\.cpp)")},
-    {"sqlite3.h", std::regex(R"((src/(report|sweep)|tests)/.*\.cpp)")},
+    {"sqlite3.h", std::regex(R"((src/(report|sweep)|tests)/.*\.cpp|src/sweep/test_[a-z0-9_]*\.h)")},
     {"mpi.h", std::regex(R"(src/sweep/ranks.*\.cpp)")},
     {"httplib.h", std::regex(R"(src/server/http(_test)?\.cpp|tests/.*\.cpp)")},
     {"CLI/", std::regex(R"(apps/.*\.cpp)")},
