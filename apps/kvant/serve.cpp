@@ -17,12 +17,13 @@ namespace kvant::app {
 namespace {
 
 constexpr std::size_t kContext = 4096;
+constexpr std::size_t kBodyBytes = 64 * 1024, kBytesPerToken = 64;
 
 struct Options {
   ModelOptions model;
   CacheOptions cache;
   server::HttpServer::Options http;
-  std::string key_file, alias;
+  std::string key_file, alias, slot_folder;
   std::size_t context = 0;  ///< 0: as trained, at most kContext
   int parallel = 4, keep = 32;
   std::string memory;  ///< empty: as much as `parallel` whole contexts take
@@ -110,12 +111,15 @@ cache::KvCache make_cache(const Options& options, engine::Engine& engine, const 
 
 void run(const Options& options) {
   const StopSignals signals;  // before any thread starts
+  if (!options.slot_folder.empty()) server::remove_leftovers(options.slot_folder);
   server::HttpServer::Options http = options.http;
   if (!options.key_file.empty()) http.keys = read_keys(options.key_file);
   const eval::CachePair pair = options.cache.pair();
   engine::Engine engine = options.model.open();
   const std::size_t context = options.context > 0 ? options.context : std::min(engine.config().context, kContext);
   warn_beyond_training(engine, context);
+  // No longer than a prompt can be: some bytes a token, each of which may be written as an escape.
+  http.body_bytes = kBodyBytes + kBytesPerToken * context;
   server::Scheduler scheduler(engine, make_cache(options, engine, pair, context),
                               {.running = static_cast<std::size_t>(options.parallel),
                                .queue = options.queue,
@@ -123,9 +127,11 @@ void run(const Options& options) {
   const std::string name =
       options.alias.empty() ? std::filesystem::path(options.model.model).stem().string() : options.alias;
   std::unique_ptr<server::HttpServer> server;
-  server::Service service(
-      engine, scheduler,
-      {.model = name, .max_tokens = options.max_tokens, .connections = [&server] { return server->connections(); }});
+  server::Service service(engine, scheduler,
+                          {.model = name,
+                           .max_tokens = options.max_tokens,
+                           .connections = [&server] { return server->connections(); },
+                           .slot_folder = options.slot_folder});
   server = std::make_unique<server::HttpServer>(
       http, [&service](const server::HttpRequest& request) { return service.handle(request); },
       &server::Service::error_body);
@@ -177,6 +183,10 @@ Command add_serve(CLI::App& app) {
          "Seconds that running answers have to end after SIGTERM (default: 30)");
   command.add_option("--api-key-file", options->key_file, "File of keys, one a line, of which requests must bear one")
       ->type_name("FILE");
+  command
+      .add_option("--slot-folder", options->slot_folder,
+                  "Folder in which clients may save conversations (default: none, they may not)")
+      ->type_name("FOLDER");
   command.add_option("--alias", options->alias, "Name of the model for clients (default: that of its file)")
       ->type_name("NAME");
   add_cache_options(command, options->cache);

@@ -341,4 +341,22 @@ DetokenizeRequest parse_detokenize(std::string_view body, const RequestLimits& l
   return request;
 }
 
+SlotRequest parse_slot(std::string_view body, const RequestLimits& limits) {
+  const json document = parse(body, limits.depth);
+  Fields fields(document, "");
+  SlotRequest request;
+  request.filename = fields.text("filename").value_or("");
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.';
+  };
+  if (request.filename.empty() || request.filename.size() > 128 || request.filename.front() == '.' ||
+      !std::all_of(request.filename.begin(), request.filename.end(), plain)) {
+    refuse("filename", "filename is \"{}\", expected 1 to 128 letters, digits, -, _ and ., which is not the first",
+           printable(request.filename));
+  }
+  fields.refuse_others();
+  return request;
+}
+
 }  // namespace kvant::server

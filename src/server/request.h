@@ -71,6 +71,10 @@ struct DetokenizeRequest {
   std::vector<Token> tokens;  ///< not checked against a vocabulary
 };
 
+struct SlotRequest {
+  std::string filename;  ///< a plain name: letters, digits, '-', '_' and '.', which does not come first
+};
+
 // Parsers of untrusted bodies: every field is checked for type and range, unknown ones are refused, as are the parts of
 // OpenAI's interface that are not implemented when they ask for anything. All throw BadRequest and nothing else.
 
@@ -78,6 +82,7 @@ struct DetokenizeRequest {
 ChatRequest parse_chat(std::string_view body, const RequestLimits& limits = {});
 CompletionRequest parse_completion(std::string_view body, const RequestLimits& limits = {});
 TokenizeRequest parse_tokenize(std::string_view body, const RequestLimits& limits = {});
+SlotRequest parse_slot(std::string_view body, const RequestLimits& limits = {});
 DetokenizeRequest parse_detokenize(std::string_view body, const RequestLimits& limits = {});
 
 }  // namespace kvant::server

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/error.h"
+
 namespace kvant::server {
 namespace {
 
@@ -160,6 +162,14 @@ TEST(Request, HostileJsonIsRefused) {
               HasSubstr("nested more than 16 levels"));
   const std::string name(1000, 'x');
   EXPECT_LT(refusal(parse_completion, completion_body("\"" + name + "\": 1")).second.size(), 200u);
+}
+
+TEST(Request, SlotsHavePlainFileNames) {
+  EXPECT_EQ(parse_slot(R"({"filename": "Chat-1_a.kv"})").filename, "Chat-1_a.kv");
+  for (const char* bad : {"", ".", "..", ".hidden", "a/b", "../a", "/a", "a\\\\b", "a b", "a\\u0000", "\\u00e4"}) {
+    EXPECT_EQ(refusal(parse_slot, fmt::format(R"({{"filename": "{}"}})", bad)).first, "filename") << bad;
+  }
+  EXPECT_EQ(refusal(parse_slot, "{}").first, "filename");
 }
 
 TEST(Request, TokenizeAndDetokenize) {

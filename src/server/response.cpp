@@ -191,6 +191,18 @@ std::string tokens_body(std::span<const tokenizer::Token> tokens) { return dump(
 
 std::string content_body(std::string_view content) { return dump({{"content", content}}); }
 
+std::string slots_body(std::span<const Slots::Info> slots) {
+  json list = json::array();
+  for (const Slots::Info& slot : slots) {
+    list.push_back({{"id", slot.sequence}, {"state", slot.running ? "running" : "kept"}, {"tokens", slot.tokens}});
+  }
+  return dump({{"slots", list}});
+}
+
+std::string slot_body(int slot, const std::string& filename, std::size_t tokens) {
+  return dump({{"id", slot}, {"filename", filename}, {"tokens", tokens}});
+}
+
 std::string status_body(std::string_view status) { return dump({{"status", status}}); }
 
 }  // namespace kvant::server

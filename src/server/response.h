@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "server/reply.h"
+#include "server/slots.h"
 #include "tokenizer/tokenizer.h"
 
 namespace kvant::server {
@@ -68,6 +69,9 @@ std::string error_event(const std::string& error);
 std::string models_body(const std::string& model, std::int64_t created, std::size_t context);
 std::string tokens_body(std::span<const tokenizer::Token> tokens);
 std::string content_body(std::string_view content);
+std::string slots_body(std::span<const Slots::Info> slots);
+/// Of a slot that was saved or restored.
+std::string slot_body(int slot, const std::string& filename, std::size_t tokens);
 /// {"status": ...}
 std::string status_body(std::string_view status);
 

@@ -68,6 +68,11 @@ void Scheduler::stop() {
     if (!running->ended) finish(*running, Finish::cancelled);
   }
   running_.clear();
+  {
+    const std::scoped_lock lock(mutex_);
+    stopped_ = true;
+  }
+  run_work();  // what came before
   const std::scoped_lock lock(mutex_);
   for (const Waiting& waiting : queue_) waiting.reply->end(waiting.choice, {.finish = Finish::cancelled});
   queue_.clear();
@@ -102,6 +107,50 @@ std::shared_ptr<Reply> Scheduler::submit(std::vector<Job> jobs) {
   return reply;
 }
 
+std::vector<Slots::Info> Scheduler::slots() {
+  std::vector<Slots::Info> result;
+  between_steps([&] { result = slots_.list(); });
+  return result;
+}
+
+std::size_t Scheduler::save(int sequence, const std::filesystem::path& path) {
+  std::size_t tokens = 0;
+  between_steps([&] { tokens = slots_.save(sequence, path); });
+  return tokens;
+}
+
+std::size_t Scheduler::restore(int sequence, const std::filesystem::path& path) {
+  std::size_t tokens = 0;
+  between_steps([&] { tokens = slots_.restore(sequence, path, engine_.tokenizer().size()); });
+  return tokens;
+}
+
+void Scheduler::between_steps(const std::function<void()>& work) {
+  std::packaged_task<void()> task(work);
+  std::future<void> done = task.get_future();
+  {
+    const std::scoped_lock lock(mutex_);
+    if (stopped_) throw Refused(Refused::Why::stopping, "the server is stopping");
+    work_.push_back(&task);
+  }
+  changed_.notify_one();
+  done.get();
+}
+
+void Scheduler::run_work() {
+  for (;;) {
+    std::packaged_task<void()>* task = nullptr;
+    {
+      const std::scoped_lock lock(mutex_);
+      count_sequences();
+      if (work_.empty()) return;
+      task = work_.front();
+      work_.pop_front();
+    }
+    (*task)();
+  }
+}
+
 void Scheduler::drain() {
   const std::scoped_lock lock(mutex_);
   draining_ = true;
@@ -124,11 +173,12 @@ Load Scheduler::load() const {
 
 void Scheduler::run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
+    run_work();
     drop_ended();
     admit();
     if (running_.empty()) {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, stop, [this] { return !queue_.empty(); });
+      changed_.wait(lock, stop, [this] { return !queue_.empty() || !work_.empty(); });
     } else {
       step();
     }

@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <filesystem>
+#include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -92,6 +95,13 @@ class Scheduler {
   /// choice i. Throws Refused; invalid_argument on an empty prompt or sampler
   /// options out of range.
   std::shared_ptr<Reply> submit(std::vector<Job> jobs);
+  // Between two steps; answers wait that long.
+
+  std::vector<Slots::Info> slots();
+  /// As Slots::save and Slots::restore.
+  std::size_t save(int sequence, const std::filesystem::path& path);
+  std::size_t restore(int sequence, const std::filesystem::path& path);
+
   /// From now on nothing is accepted; what is accepted goes on.
   void drain();
   /// Accepts nothing any more and ends what still runs or waits; returns when
@@ -120,6 +130,9 @@ class Scheduler {
     std::size_t count;
   };
 
+  /// Runs `work` on the scheduler's thread and waits for it.
+  void between_steps(const std::function<void()>& work);
+  void run_work();
   void run(const std::stop_token& stop);
   void admit();
   void drop_ended();
@@ -143,7 +156,8 @@ class Scheduler {
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
   std::deque<Waiting> queue_;
-  bool draining_ = false;
+  std::deque<std::packaged_task<void()>*> work_;  ///< whoever gave it waits for it
+  bool draining_ = false, stopped_ = false;
   Load load_;
   std::jthread thread_;  ///< last: it uses all of the above
 };

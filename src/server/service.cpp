@@ -1,6 +1,7 @@
 #include "server/service.h"
 
 #include <array>
+#include <charconv>
 #include <ctime>
 #include <exception>
 #include <new>
@@ -210,6 +211,8 @@ HttpResponse Service::route(const HttpRequest& request) {
             }},
       Route{"GET", "/health", [](Service& s, const HttpRequest&) { return s.health(); }},
       Route{"GET", "/metrics", [](Service& s, const HttpRequest&) { return s.metrics(); }},
+      Route{"GET", "/slots",
+            [](Service& s, const HttpRequest&) { return HttpResponse{.body = slots_body(s.scheduler_.slots())}; }},
       Route{"GET", "/", [](Service&, const HttpRequest&) { return page_file("text/html", page::index()); }},
       Route{"GET", "/style.css", [](Service&, const HttpRequest&) { return page_file("text/css", page::style()); }},
       Route{"GET", "/app.js",
@@ -217,6 +220,10 @@ HttpResponse Service::route(const HttpRequest& request) {
       Route{"POST", "/tokenize", [](Service& s, const HttpRequest& r) { return s.tokenize(r); }},
       Route{"POST", "/detokenize", [](Service& s, const HttpRequest& r) { return s.detokenize(r); }},
   };
+  constexpr std::string_view kSlots = "/slots/";
+  if (request.path.starts_with(kSlots) && request.method == "POST") {
+    return slot(std::string_view(request.path).substr(kSlots.size()), request);
+  }
   std::string_view other_method;
   for (const Route& route : kRoutes) {
     if (route.path != request.path) continue;
@@ -305,6 +312,29 @@ HttpResponse Service::metrics() const {
   const CacheMemory memory = cache_memory(scheduler_.cache_config(), scheduler_.cache_usage(), load);
   return {.type = "text/plain; version=0.0.4; charset=utf-8",
           .body = metrics_text(load, memory, options_.connections ? options_.connections() : 0)};
+}
+
+HttpResponse Service::slot(std::string_view rest, const HttpRequest& http) {
+  int id = -1;
+  const auto [end, status] = std::from_chars(rest.data(), rest.data() + rest.size(), id);
+  const std::string_view action(end, static_cast<std::size_t>(rest.data() + rest.size() - end));
+  if (status != std::errc{} || id < 0 || (action != "/save" && action != "/restore")) {
+    return failure(404, fmt::format("there is no {}", printable(http.path)));
+  }
+  if (options_.slot_folder.empty()) return failure(403, "this server saves no conversations (--slot-folder)");
+  const SlotRequest request = parse_slot(http.body, options_.limits);
+  const std::filesystem::path path = options_.slot_folder / request.filename;
+  try {
+    const std::size_t tokens = action == "/save" ? scheduler_.save(id, path) : scheduler_.restore(id, path);
+    return {.body = slot_body(id, request.filename, tokens)};
+  } catch (const Error& e) {
+    std::string what = e.what();  // clients know the file's name only
+    const std::string folder = path.parent_path().string() + "/";
+    for (std::size_t at = what.find(folder); at != std::string::npos; at = what.find(folder))
+      what.erase(at, folder.size());
+    const bool space = e.code() == ErrorCode::out_of_memory;
+    return failure(space ? 503 : e.code() == ErrorCode::io && action == "/save" ? 500 : 400, what, "filename");
+  }
 }
 
 HttpResponse Service::tokenize(const HttpRequest& http) const {

@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -23,6 +24,7 @@ class Service {
     std::string model;                              ///< the name that clients see
     std::size_t max_tokens = 1024;                  ///< of an answer whose request names no number
     std::function<std::size_t()> connections = {};  ///< how many are open, for the metrics
+    std::filesystem::path slot_folder = {};         ///< where conversations are saved; empty: nowhere
     RequestLimits limits = {};
   };
   /// Engine and scheduler must outlive this object. A model without a known chat template serves completions only.
@@ -39,6 +41,8 @@ class Service {
   HttpResponse completion(const HttpRequest& request);
   HttpResponse health() const;
   HttpResponse metrics() const;
+  /// POST /slots/{id}/save and restore; `rest` is what follows "/slots/".
+  HttpResponse slot(std::string_view rest, const HttpRequest& request);
   HttpResponse tokenize(const HttpRequest& request) const;
   HttpResponse detokenize(const HttpRequest& request) const;
 

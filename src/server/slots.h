@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <vector>
@@ -37,6 +38,21 @@ class Slots {
   /// Ends the use of a sequence and keeps what the cache holds of it.
   void give_back(int sequence);
 
+  struct Info {
+    int sequence;
+    bool running;
+    std::size_t tokens;
+  };
+  /// All sequences that are not empty.
+  std::vector<Info> list() const;
+  /// Writes a kept conversation to a file, whole or not at all; returns its number of tokens. Throws invalid_argument
+  /// when the sequence is running or empty; io.
+  std::size_t save(int sequence, const std::filesystem::path& path) const;
+  /// Makes a saved conversation a kept one of this sequence, for whose sake others give way; returns its number of
+  /// tokens. Throws invalid_argument when the sequence is running, and what KvCache::load throws; then the sequence is
+  /// empty or as it was. vocabulary: tokens that there are.
+  std::size_t restore(int sequence, const std::filesystem::path& path, std::size_t vocabulary);
+
   std::size_t running() const noexcept { return running_; }
   /// Conversations that are kept.
   std::size_t kept() const noexcept;
@@ -56,6 +72,9 @@ class Slots {
     std::size_t now = 0;   ///< tokens in common that the cache holds
     bool to_come = false;  ///< a running sequence will soon hold a block more of them
   };
+  void load(int sequence, std::span<const std::byte> bytes, const std::string& name);
+  /// Throws unless the sequence is there and not running.
+  const Slot& resting(int sequence) const;
   Slot& slot(int sequence) { return slots_[static_cast<std::size_t>(sequence)]; }
   Match match(std::span<const Token> prompt) const;
   /// A sequence that starts with what was found.
@@ -73,5 +92,8 @@ class Slots {
   std::vector<Slot> slots_;
   std::uint64_t clock_ = 0;  ///< uses so far
 };
+
+/// Removes from a folder what saves left that were interrupted. Throws io.
+void remove_leftovers(const std::filesystem::path& folder);
 
 }  // namespace kvant::server

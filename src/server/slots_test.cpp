@@ -149,6 +149,42 @@ TEST_F(SlotsTest, ASharedLastBlockIsReservedForItsCopies) {
   EXPECT_EQ(cache_->free_blocks(), 2u) << "one block of all, one of each";
 }
 
+TEST_F(SlotsTest, SavedConversationsComeBack) {
+  const std::string path = testing::TempDir() + "kvant-slots-test.kv";
+  start(1, 3, 8);
+  const auto place = serve(tokens(0, 100));
+  EXPECT_EQ(slots_->save(place.sequence, path), 100u);
+  EXPECT_THROW(slots_->save(place.sequence + 1, path), Error) << "empty";
+  EXPECT_THROW(slots_->save(99, path), Error);
+  start(1, 3, 8);
+  serve(tokens(5000, 7 * kBlock));  // gives way
+  EXPECT_EQ(slots_->restore(2, path, 1000), 100u);
+  EXPECT_EQ(slots_->evicted(), 1u);
+  EXPECT_EQ(serve(tokens(0, 120)).cached, 100u);
+  EXPECT_THROW(slots_->restore(1, path, 50), Error) << "tokens that are none";
+  EXPECT_EQ(slots_->list().size(), 1u);
+  std::filesystem::remove(path);
+}
+
+TEST_F(SlotsTest, RunningSequencesAreNeitherSavedNorReplaced) {
+  const std::string path = testing::TempDir() + "kvant-slots-test.kv";
+  start(1, 3, 8);
+  slots_->save(serve(tokens(0, 5 * kBlock)).sequence, path);
+  const auto running = slots_->take(tokens(1000, 10), 4 * kBlock);
+  ASSERT_TRUE(running);
+  EXPECT_THROW(slots_->save(running->sequence, path), Error);
+  EXPECT_THROW(slots_->restore(running->sequence, path, 10'000), Error);
+  const int other = running->sequence == 2 ? 1 : 2;
+  try {
+    slots_->restore(other, path, 10'000);
+    FAIL() << "5 blocks where 4 of 8 are reserved";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::out_of_memory);
+  }
+  EXPECT_GE(cache_->free_blocks(), 4u) << "what runs has what it may need";
+  std::filesystem::remove(path);
+}
+
 TEST_F(SlotsTest, RandomUseNeverRunsOutOfBlocks) {
   start(4, 8, 12);
   std::vector<Slots::Place> running;

@@ -4,6 +4,7 @@
 #include <httplib.h>
 #include <signal.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -252,6 +253,73 @@ TEST_F(Serve, AsksForAKey) {
   const Result empty = run({"serve", "-m", kModel, "--api-key-file", folder_.write("none", "\n")});
   EXPECT_EQ(empty.status, 1);
   EXPECT_THAT(empty.err, HasSubstr("no key in it"));
+}
+
+TEST_F(Serve, SavedConversationsGoOnAfterARestart) {
+  std::filesystem::create_directory(folder_.path("slots"));
+  const std::vector<std::string> options{"--slot-folder", folder_.path("slots"), "--cache-k",
+                                         "lm4",           "--cache-v",           "lm4"};
+  start(options);
+  const std::string prompt = "The king gave his answer on the third day, and the old road was long.";
+  const json first = complete(prompt, 20);
+  const std::string all = prompt + first["choices"][0]["text"].get<std::string>();
+  const json slots = json::parse(client().Get("/slots")->body)["slots"];
+  ASSERT_EQ(slots.size(), 1u);
+  const std::string slot = "/slots/" + std::to_string(slots[0]["id"].get<int>());
+  const auto [saved, answer] = post(slot + "/save", {{"filename", "story.kv"}});
+  ASSERT_EQ(saved, 200) << answer;
+  const json expected = complete(all, 20);
+  EXPECT_GT(expected["usage"]["prompt_tokens_details"]["cached_tokens"], 10);
+  server_->signal(SIGKILL);
+  server_->wait();
+
+  start(options);
+  EXPECT_EQ(post("/slots/3/restore", {{"filename", "story.kv"}}).first, 200);
+  const json after = complete(all, 20);
+  EXPECT_EQ(after["choices"], expected["choices"]);
+  EXPECT_EQ(after["usage"], expected["usage"]) << "as much of the prompt comes from the cache";
+  for (const char* bad : {"../story.kv", "/story.kv", "none.kv", ".."}) {
+    EXPECT_EQ(post("/slots/0/restore", {{"filename", bad}}).first, 400) << bad;
+  }
+  EXPECT_EQ(post("/slots/x/save", {{"filename", "a"}}).first, 404);
+  EXPECT_EQ(post("/slots/99/save", {{"filename", "a"}}).first, 400);
+  ASSERT_EQ(post("/slots/3/save", {{"filename", "story.kv"}}).first, 200);
+
+  start({"--slot-folder", folder_.path("slots")});
+  const auto [other, why] = post("/slots/0/restore", {{"filename", "story.kv"}});
+  EXPECT_EQ(other, 400);
+  EXPECT_EQ(why["error"]["message"], "story.kv: saved with keys lm4, expected keys f16");
+  start();
+  EXPECT_EQ(post("/slots/0/restore", {{"filename", "story.kv"}}).first, 403);
+}
+
+TEST_F(Serve, AKilledSaveLeavesAWholeFile) {
+  std::filesystem::create_directory(folder_.path("slots"));
+  for (int i = 0; i < 6; ++i) {
+    start({"--slot-folder", folder_.path("slots"), "--cache-k", "f32", "--cache-v", "f32"});
+    if (i > 0) {
+      const auto [status, why] = post("/slots/0/restore", {{"filename", "a.kv"}});
+      ASSERT_EQ(status, 200) << why;
+    } else {
+      complete(std::string(400, 'x') + " The road", 60);
+      ASSERT_EQ(post("/slots/0/save", {{"filename", "a.kv"}}).first, 200);
+    }
+    std::jthread saver([&] {
+      httplib::Client c = client();
+      while (c.Post("/slots/0/save", R"({"filename": "a.kv"})", "application/json")) {
+      }
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(40 + 7 * i));
+    server_->signal(SIGKILL);
+    server_->wait();
+  }
+  start({"--slot-folder", folder_.path("slots")});  // which takes away what the last one left unfinished
+  std::size_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_.path("slots"))) {
+    ++files;
+    EXPECT_EQ(entry.path().filename(), "a.kv");
+  }
+  EXPECT_EQ(files, 1u);
 }
 
 TEST_F(Serve, FinishesWhatRunsAfterSigterm) {

@@ -20,18 +20,21 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     kvant::engine::Sampler sampler(request.sampler);
   };
   try {
-    switch (data[0] % 4) {
-      case 0:
+    switch (data[0]) {
+      case '0':
         check(parse_chat(body, limits));
         break;
-      case 1: {
+      case '1': {
         const CompletionRequest request = parse_completion(body, limits);
         check(request);
         if (request.prompts.empty() || request.prompts.size() * request.n > limits.choices) std::abort();
         break;
       }
-      case 2:
+      case '2':
         if (!kvant::is_valid_utf8(parse_tokenize(body, limits).text)) std::abort();
+        break;
+      case '3':
+        if (parse_slot(body, limits).filename.find('/') != std::string::npos) std::abort();
         break;
       default:
         for (const auto token : parse_detokenize(body, limits).tokens) {
