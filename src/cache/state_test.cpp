@@ -111,6 +111,47 @@ TEST(KvCacheState, AllTypesGoOnAfterALoadAsIfNothingHadHappened) {
   }
 }
 
+/// Symmetric and positive, [heads][dims][dims].
+std::vector<float> metrics(std::size_t heads, std::size_t dims, std::uint64_t seed) {
+  const std::vector<float> x = normals(heads * dims, seed);
+  std::vector<float> m;
+  for (std::size_t h = 0; h < heads; ++h) {
+    for (std::size_t i = 0; i < dims * dims; ++i) {
+      m.push_back(x[h * dims + i / dims] * x[h * dims + i % dims] + (i / dims == i % dims ? 1.0F : 0.0F));
+    }
+  }
+  return m;
+}
+
+TEST(KvCacheState, AllHeadSizesStoreTheSameBytesOnEveryTier) {
+  ThreadPool pool(2);
+  constexpr std::size_t kTokens = 70;
+  const std::vector<std::pair<const char*, const char*>> types{{"f32,anchor=bias,scale=weights", "f16,anchor=bias"},
+                                                               {"rot-q4_0,anchor=bias", "rot-q5_1"},
+                                                               {"q8_0", "q5_0"},
+                                                               {"lm4", "lm4"},
+                                                               {"lm1,group=32", "lm2,group=32"},
+                                                               {"lm6,norm=log8,scale=weights", "uni8,norm=log8"},
+                                                               {"uni5,sinks=2,recent=7", "lm3,shape=none,recent=3"},
+                                                               {"lm3,shape=weights", "uni2"}};
+  for (const std::size_t head_dim : {8U, 16U, 64U, 80U, 96U, 112U, 128U, 256U}) {
+    for (const auto& [k, v] : types) {
+      CacheConfig config = make_config(head_dim, 1, k, v, kTokens);
+      const Text text(config, kTokens, 13);
+      add_constants(config, text);
+      for (LayerConstants& c : config.constants) c.v_metric = metrics(2, head_dim, 17);
+      std::string first;
+      for (const Isa isa : supported_isas()) {
+        KvCache cache(config, pool, isa);
+        text.append(cache, 0, 0, kTokens);
+        const std::string bytes = saved(cache);
+        if (first.empty()) first = bytes;
+        ASSERT_TRUE(bytes == first) << name(isa) << " " << k << " " << v << " " << head_dim;
+      }
+    }
+  }
+}
+
 /// A small saved cache with everything in it, and one like it that holds something else.
 struct State : testing::Test {
   ThreadPool pool{1};

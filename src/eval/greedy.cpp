@@ -33,6 +33,7 @@ class Texts {
   bool step() {
     if (running_.empty()) return false;
     std::vector<model::Input> inputs;
+    inputs.reserve(running_.size());
     for (const std::size_t text : running_) {
       inputs.push_back({static_cast<int>(text), std::span(generated_[text]).last(1), 1});
     }

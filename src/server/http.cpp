@@ -179,6 +179,7 @@ struct HttpServer::Impl : httplib::Server {
   void bind();
   void fail(httplib::Response& response, int status, std::string_view message) const;
   bool refuse(const httplib::Request& request, httplib::Response& response) const;
+  bool refuse_body(const httplib::Request& request, httplib::Response& response) const;
   bool authorized(const httplib::Request& request) const;
   void answer(const httplib::Request& request, httplib::Response& response) const;
   bool process_and_close_socket(socket_t socket) override;
@@ -258,9 +259,14 @@ bool HttpServer::Impl::refuse(const httplib::Request& request, httplib::Response
   } else if (!authorized(request)) {
     fail(response, 401, "a valid API key is needed, as \"Authorization: Bearer KEY\"");
     response.set_header("WWW-Authenticate", "Bearer");
-  } else if (request.method == "GET") {
-    return false;
-  } else if (request.has_header("Content-Encoding")) {
+  } else {
+    return request.method == "POST" && refuse_body(request, response);
+  }
+  return true;
+}
+
+bool HttpServer::Impl::refuse_body(const httplib::Request& request, httplib::Response& response) const {
+  if (request.has_header("Content-Encoding")) {
     fail(response, 415, "compressed bodies are not accepted");
   } else if (!request.get_header_value("Content-Type").starts_with("application/json")) {
     fail(response, 415, "the body must be of type application/json");
@@ -284,7 +290,7 @@ void HttpServer::Impl::answer(const httplib::Request& request, httplib::Response
   response.set_header("Cache-Control", "no-store");
   for (const auto& [name, value] : result.headers) response.set_header(name, value);
   if (!result.next_part) {
-    response.set_content(std::move(result.body), result.type);
+    response.set_content(result.body, result.type);
     return;
   }
   response.set_chunked_content_provider(
