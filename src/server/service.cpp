@@ -267,11 +267,11 @@ HttpResponse Service::completion(const HttpRequest& http) {
     }
     if (prompts.back().empty()) throw BadRequest("prompt", "the prompt is empty");
   }
-  return generate(http, request, std::move(prompts), ResponseWriter::Kind::completion);
+  return generate(http, request, prompts, ResponseWriter::Kind::completion);
 }
 
 HttpResponse Service::generate(const HttpRequest& http, const GenerationRequest& request,
-                               std::vector<std::vector<Token>> prompts, ResponseWriter::Kind kind) {
+                               const std::vector<std::vector<Token>>& prompts, ResponseWriter::Kind kind) {
   const bool chat = kind == ResponseWriter::Kind::chat;
   const std::string id = new_id();
   engine::SamplerOptions sampler = request.sampler;

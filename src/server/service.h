@@ -48,7 +48,7 @@ class Service {
 
   /// Makes the answers to `prompts`, `n` to each, whole or as a stream.
   HttpResponse generate(const HttpRequest& http, const GenerationRequest& request,
-                        std::vector<std::vector<Token>> prompts, ResponseWriter::Kind kind);
+                        const std::vector<std::vector<Token>>& prompts, ResponseWriter::Kind kind);
   void check_model(const std::string& name) const;
   std::vector<Token> encode(std::string_view text, bool add_bos, bool parse_special, const std::string& field) const;
   std::string new_id();

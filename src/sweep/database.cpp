@@ -145,26 +145,22 @@ class Transaction {
   bool done_ = false;
 };
 
-std::int64_t number(const Connection& connection, std::string_view sql) {
-  Statement statement(connection, sql);
-  return statement.next() ? statement.integer(0) : 0;
-}
-
-/// Whether nothing is in the file yet. Throws unless it then is a database of this version.
+/// Whether nothing is in the file yet. Throws unless it then is a database of this version. One statement reads all
+/// there is to know, since another process may be making the tables.
 bool is_new(const Connection& connection) {
-  const std::int64_t version = number(connection, "PRAGMA user_version");
+  Statement file(connection,
+                 "SELECT (SELECT user_version FROM pragma_user_version), count(*), total(type = 'table' AND name IN "
+                 "('model', 'corpus', 'plan', 'plan_head', 'channel', 'cell', 'metric', 'retrieval', 'claim')) "
+                 "FROM sqlite_schema");
+  KVANT_CHECK(file.next(), ErrorCode::io, "{}: its tables cannot be read", connection.path());
+  const std::int64_t version = file.integer(0), things = file.integer(1), tables = file.integer(2);
   if (version == Database::kVersion) {
     constexpr std::int64_t kTables = 9;
-    const std::int64_t tables =
-        number(connection,
-               "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('model', 'corpus', 'plan', "
-               "'plan_head', 'channel', 'cell', 'metric', 'retrieval', 'claim')");
     KVANT_CHECK(tables == kTables, ErrorCode::format, "{}: {} of the {} tables of kvant sweep", connection.path(),
                 tables, kTables);
     return false;
   }
   if (version == 0) {
-    const std::int64_t things = number(connection, "SELECT count(*) FROM sqlite_schema");
     KVANT_CHECK(things == 0, ErrorCode::format, "{}: not a database of kvant sweep", connection.path());
     return true;
   }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <thread>
 
 #include "base/error.h"
 #include "sweep/owner.h"
@@ -72,6 +73,27 @@ TEST(Database, RowsAreWrittenOnce) {
               ElementsAre("one|kld_max|NULL", "one|kld_mean|0.25", "two|kld_max|NULL", "two|kld_mean|0.25"));
   EXPECT_THAT(query(path, "SELECT keys, depth, trials, found, low, high FROM retrieval"),
               ElementsAre("4|0.5|20|10|0.3|0.7", "4|0.5|20|10|0.3|0.7"));
+}
+
+TEST(Database, ManyMayMakeItAtOnce) {
+  const TestFolder folder;
+  for (int round = 0; round < 100; ++round) {
+    const std::string path = folder.path(std::to_string(round));
+    std::vector<std::string> errors(4);
+    {
+      std::vector<std::jthread> threads;
+      for (std::string& error : errors) {
+        threads.emplace_back([&] {
+          try {
+            const Database database(path);
+          } catch (const Error& e) {
+            error = e.what();
+          }
+        });
+      }
+    }
+    for (const std::string& error : errors) ASSERT_EQ(error, "") << "round " << round;
+  }
 }
 
 TEST(Database, NothingIsWrittenOfWhatFails) {
