@@ -30,7 +30,7 @@ std::string pattern() {
 
 struct Scripts::Impl {
   struct Free {
-    void operator()(pcre2_code* code) const noexcept { pcre2_code_free(code); }
+    void operator()(pcre2_code* compiled) const noexcept { pcre2_code_free(compiled); }
     void operator()(pcre2_match_data* data) const noexcept { pcre2_match_data_free(data); }
   };
   std::unique_ptr<pcre2_code, Free> code;

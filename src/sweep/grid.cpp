@@ -62,7 +62,7 @@ std::size_t count_of(const Entry& entry, std::size_t least, std::size_t most) {
 }
 
 std::string choice_of(const Entry& entry, std::span<const std::string_view> choices) {
-  const std::string text = text_of(entry);
+  std::string text = text_of(entry);
   if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
     refuse(entry, fmt::format("{}, expected one of: {}", printable(text), fmt::join(choices, " ")));
   }
@@ -71,7 +71,7 @@ std::string choice_of(const Entry& entry, std::span<const std::string_view> choi
 
 /// The file that a name stands for.
 NamedFile find_file(const std::string& name, const fs::path& folder, const std::string& entry) {
-  const NamedFile file{name, (folder / name).lexically_normal()};
+  NamedFile file{name, (folder / name).lexically_normal()};
   std::error_code error;
   const fs::file_status status = fs::status(file.path, error);
   KVANT_CHECK(fs::exists(status), ErrorCode::io, "{}: {}: no such file", entry, printable(file.path.string(), 200));
@@ -181,6 +181,7 @@ std::vector<NamedFile> files_of(const Entry& whole, const fs::path& folder) {
 /// Files that the command line names.
 std::vector<NamedFile> given_files(const std::vector<std::string>& names, const char* option) {
   std::vector<NamedFile> files;
+  files.reserve(names.size());
   for (const std::string& name : names) files.push_back(find_file(name, "", option));
   return files;
 }
