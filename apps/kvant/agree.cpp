@@ -4,6 +4,7 @@
 
 #include "eval/agreement.h"
 #include "eval/prompts.h"
+#include "json.h"
 #include "options.h"
 #include "terminal.h"
 
@@ -18,7 +19,7 @@ struct Options {
   CacheListOptions caches;
   std::size_t tokens = 128;
   OutputOptions output;
-  bool json = false, markdown = false;
+  FormatOptions format;
 };
 
 std::string percent(const eval::Estimate& value) {
@@ -29,39 +30,32 @@ std::string result_text(const Options& options, const eval::Agreement& result, b
   Table table(
       {"<K", "<V", "K bpv", "V bpv", "agreement, tokens", "median", "identical %", "same tokens %", "script errors %"});
   for (const eval::AgreementResult& row : result.caches) {
-    table.add({codec::to_string(row.cache.k), codec::to_string(row.cache.v, codec::PageSide::value),
-               fmt::format("{:.2f}", row.usage.k_bpv), fmt::format("{:.2f}", row.usage.v_bpv),
+    const auto [k, v] = side_names(row.cache);
+    table.add({k, v, fmt::format("{:.2f}", row.usage.k_bpv), fmt::format("{:.2f}", row.usage.v_bpv),
                fmt::format("{:.1f} +- {:.2g}", row.length.mean, row.length.se),
                fmt::format("{:.1f}", row.length_median),
                fmt::format("{:.0f} [{:.0f}, {:.0f}]", 100 * row.identical, 100 * row.identical_range.low,
                            100 * row.identical_range.high),
                percent(row.same), percent(row.script_errors)});
   }
-  return fmt::format("{} prompts, up to {} tokens each, against f16\n\n", result.reference.size(), options.tokens) +
-         (options.markdown ? table.markdown() : table.text(colour));
+  return fmt::format("{} {}, up to {} tokens each, against f16\n\n", result.reference.size(),
+                     result.reference.size() == 1 ? "prompt" : "prompts", options.tokens) +
+         (options.format.markdown ? table.markdown() : table.text(colour));
 }
 
 ordered_json row_json(const tokenizer::Tokenizer& tokenizer, const eval::AgreementResult& row, std::size_t context) {
-  const std::string plan = plan_file(row.cache);
-  ordered_json document = {{"k", codec::to_string(row.cache.k)},
-                           {"v", codec::to_string(row.cache.v, codec::PageSide::value)},
-                           {"plan", plan.empty() ? ordered_json(nullptr) : ordered_json(plan)},
-                           {"context", context},
-                           {"k_bpv", row.usage.k_bpv},
-                           {"v_bpv", row.usage.v_bpv},
-                           {"cache_bytes", row.usage.bytes()},
-                           {"constant_bytes", row.usage.constant_bytes},
-                           {"agreement_length", row.length.mean},
-                           {"agreement_length_se", row.length.se},
-                           {"agreement_length_median", row.length_median},
-                           {"identical", row.identical},
-                           {"identical_lo", row.identical_range.low},
-                           {"identical_hi", row.identical_range.high},
-                           {"token_agreement", row.same.mean},
-                           {"token_agreement_se", row.same.se},
-                           {"script_errors", row.script_errors.mean},
-                           {"script_errors_se", row.script_errors.se},
-                           {"prompts", ordered_json::array()}};
+  ordered_json document = cache_json(row.cache, context, row.usage);
+  document.update({{"agreement_length", row.length.mean},
+                   {"agreement_length_se", row.length.se},
+                   {"agreement_length_median", row.length_median},
+                   {"identical", row.identical},
+                   {"identical_lo", row.identical_range.low},
+                   {"identical_hi", row.identical_range.high},
+                   {"token_agreement", row.same.mean},
+                   {"token_agreement_se", row.same.se},
+                   {"script_errors", row.script_errors.mean},
+                   {"script_errors_se", row.script_errors.se},
+                   {"prompts", ordered_json::array()}});
   for (const eval::Continuation& one : row.continuations) {
     document["prompts"].push_back({{"agreement_length", one.agreement},
                                    {"identical", one.identical},
@@ -84,7 +78,7 @@ std::string result_json(const Options& options, const tokenizer::Tokenizer& toke
                                  {"tokens", options.tokens},
                                  {"reference", reference},
                                  {"results", rows}};
-  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(document);
 }
 
 void run(const Options& options) {
@@ -103,8 +97,8 @@ void run(const Options& options) {
   };
   const eval::Agreement result = eval::agreement(engine, settings);
   progress.clear();
-  output.write(options.json ? result_json(options, engine.tokenizer(), result)
-                            : result_text(options, result, output.colour()));
+  output.write(options.format.json ? result_json(options, engine.tokenizer(), result)
+                                   : result_text(options, result, output.colour()));
   output.finish();
 }
 
@@ -123,8 +117,7 @@ Command add_agree(CLI::App& app) {
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 31).description(""))
       ->type_name("N");
   add_output_option(command, options->output);
-  CLI::Option* json = command.add_flag("--json", options->json, "Print one JSON document, with the texts");
-  command.add_flag("--markdown", options->markdown, "Print the table as Markdown")->excludes(json);
+  add_format_options(command, options->format);
   return {&command, [options] {
             if (!options->text.given()) throw UsageError("agree: -f or -p is required (kvant agree --help)");
             if (!options->caches.given()) throw UsageError("agree: --cache or --plan is required (kvant agree --help)");

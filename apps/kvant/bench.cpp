@@ -5,6 +5,7 @@
 #include "base/cpu.h"
 #include "bench/roofline.h"
 #include "bench/speed.h"
+#include "json.h"
 #include "options.h"
 #include "terminal.h"
 
@@ -106,7 +107,7 @@ std::string result_json(const Options& options, const eval::CachePair& cache, en
          {"create_ms", r.create_ms},
          {"rss_bytes", r.rss_bytes}});
   }
-  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(document);
 }
 
 void run(const Options& options) {

@@ -2,9 +2,13 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "base/clock.h"
 #include "eval/compare.h"
+#include "json.h"
 #include "options.h"
+#include "sweep/recorder.h"
 #include "terminal.h"
 
 namespace kvant::app {
@@ -16,12 +20,12 @@ struct Options {
   ModelOptions model;
   TextOptions text;
   CacheListOptions caches;
-  std::string reference = "f16", logits, save_logits;
+  std::string reference = "f16", logits, save_logits, database;
   std::vector<std::size_t> contexts{512};
   std::size_t chunks = 0;
   bool noise_floor = false, decode = false;
   OutputOptions output;
-  bool json = false, markdown = false;
+  FormatOptions format;
 };
 
 bool is_plain(const std::string& reference) { return reference == "f16" || reference == "f32"; }
@@ -34,15 +38,6 @@ eval::CachePair parse_reference(const std::string& text) {
   return pairs.front();
 }
 
-std::string k_name(const eval::CacheResult& row) { return codec::to_string(row.cache.k); }
-std::string v_name(const eval::CacheResult& row) { return codec::to_string(row.cache.v, codec::PageSide::value); }
-
-/// The file that keys or values go by, or null.
-ordered_json plan_name(const eval::CacheResult& row) {
-  const std::string file = plan_file(row.cache);
-  return file.empty() ? ordered_json(nullptr) : ordered_json(file);
-}
-
 /// What the reference is called: its cache, or the file that stands for it.
 std::string reference_name(const Options& options) {
   return options.logits.empty() ? options.reference : options.logits;
@@ -51,9 +46,11 @@ std::string reference_name(const Options& options) {
 /// Three significant digits: "0.00483", "1.2e-09", "0".
 std::string digits(double value) { return fmt::format("{:.3g}", value); }
 
-void add_row(Table& table, const eval::CacheResult& row, const std::string& name) {
+/// `name`: of the row, where it is not that of its keys.
+void add_row(Table& table, const eval::CacheResult& row, const std::string& name = {}) {
   const eval::Summary& all = row.all;
-  table.add({name, v_name(row), fmt::format("{:.2f}", row.usage.k_bpv), fmt::format("{:.2f}", row.usage.v_bpv),
+  const auto [k, v] = side_names(row.cache);
+  table.add({name.empty() ? k : name, v, fmt::format("{:.2f}", row.usage.k_bpv), fmt::format("{:.2f}", row.usage.v_bpv),
              format_bytes(static_cast<double>(row.usage.bytes())),
              fmt::format("{} +- {:.2g}", digits(all.kld_mean), all.kld_se), digits(all.kld_median), digits(all.kld_p99),
              digits(all.kld_max), fmt::format("{:.2f}", 100 * all.top1),
@@ -84,9 +81,9 @@ std::string result_text(const Options& options, const std::vector<eval::CompareR
     if (!options.caches.given()) continue;
     Table table({"<K", "<V", "K bpv", "V bpv", "cache", "KLD mean", "median", "p99", "max", "top-1 %", "rms dp %",
                  "PPL ratio [95 %]", "last 1/4 KLD", "PPL ratio"});
-    for (const eval::CacheResult& row : result.caches) add_row(table, row, k_name(row));
+    for (const eval::CacheResult& row : result.caches) add_row(table, row);
     if (result.noise_floor) add_row(table, *result.noise_floor, "noise floor");
-    out += "\n" + (options.markdown ? table.markdown() : table.text(colour));
+    out += "\n" + (options.format.markdown ? table.markdown() : table.text(colour));
     if (result.file_floor) out += floor_text(options.logits, *result.file_floor);
   }
   return out;
@@ -114,13 +111,9 @@ ordered_json summary_json(const eval::Summary& summary) {
 }
 
 ordered_json row_json(const eval::CacheResult& row, std::size_t context) {
-  ordered_json document = {{"k", k_name(row)}, {"v", v_name(row)}, {"plan", plan_name(row)}, {"context", context}};
+  ordered_json document = cache_json(row.cache, context, row.usage);
   document.update(summary_json(row.all));
   document["perplexity"] = row.perplexity;
-  document["k_bpv"] = row.usage.k_bpv;
-  document["v_bpv"] = row.usage.v_bpv;
-  document["cache_bytes"] = row.usage.bytes();
-  document["constant_bytes"] = row.usage.constant_bytes;
   document["last_quarter"] = summary_json(row.last_quarter);
   document["positions"] = ordered_json::array();
   for (const eval::PositionRange& part : row.positions) {
@@ -172,7 +165,21 @@ std::string result_json(const Options& options, const std::vector<eval::CompareR
                            {"reference", reference_json(options, results)},
                            {"results", rows}};
   if (options.noise_floor) document["noise_floor"] = floors;
-  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(document);
+}
+
+/// What is measured, as a sweep would have it.
+sweep::Grid grid_of(const Options& options, const std::vector<eval::CachePair>& caches) {
+  sweep::Grid grid;
+  grid.models = {{options.model.model, options.model.model}};
+  grid.texts = {{options.text.file, options.text.file}};
+  grid.contexts = options.contexts;
+  for (const eval::CachePair& pair : caches) grid.caches.push_back(sweep::grid_cache(pair));
+  grid.kinds = {options.decode ? sweep::kDecode : sweep::kCompare};
+  grid.chunks = options.chunks;
+  grid.reference = options.reference;
+  grid.precision = options.model.precision;
+  return grid;
 }
 
 void check_usage(const Options& options) {
@@ -183,6 +190,12 @@ void check_usage(const Options& options) {
   if (!save && !is_plain(options.reference)) {
     throw UsageError(
         fmt::format("eval: --reference {}: f16 or f32, others with --save-logits only", options.reference));
+  }
+  if (options.database.empty()) return;
+  if (!options.caches.given()) throw UsageError("eval: --db keeps caches, and --cache names none");
+  if (!options.text.has_file || options.text.file == "-") throw UsageError("eval: --db needs a text file (-f)");
+  if (!is_plain(options.reference)) {
+    throw UsageError(fmt::format("eval: --reference {}: f16 or f32 with --db", options.reference));
   }
 }
 
@@ -203,16 +216,22 @@ void run(const Options& options) {
   KVANT_CHECK(tokens.size() >= longest || !options.logits.empty(), ErrorCode::invalid_argument,
               "{}: {} tokens, less than one window of {} (-c)", options.text.source(), tokens.size(), longest);
 
+  std::optional<sweep::Recorder> recorder;
+  if (!options.database.empty()) {
+    recorder.emplace(options.database, grid_of(options, settings.caches), engine, text, KVANT_VERSION);
+  }
   std::vector<eval::CompareResult> results;
   for (const std::size_t context : options.contexts) {
+    const Stopwatch watch;
     Progress progress(options.logits.empty() ? fmt::format("eval -c {}", context) : "eval", "tokens");
     settings.context = context;
     settings.progress = [&](std::size_t done, std::size_t total, std::string_view status) {
       progress.update(done, total, status);
     };
     results.push_back(eval::compare(engine, tokens, settings));
+    if (recorder) recorder->add(results.size() - 1, results.back(), watch.seconds());
   }
-  output.write(options.json ? result_json(options, results) : result_text(options, results, output.colour()));
+  output.write(options.format.json ? result_json(options, results) : result_text(options, results, output.colour()));
   output.finish();
 }
 
@@ -223,7 +242,8 @@ Command add_eval(CLI::App& app) {
       add_command(app, "eval", "What caches cost: divergence from the same weights with an f16 or f32 cache",
                   "A cache is K or K/V (V is f16 where it is not named); several are given one after the other, or "
                   "between commas.\n"
-                  "Example: kvant eval -m model.gguf -f wiki.test.raw -c 512,4096 --cache q8_0 rot-q4_0/q8_0");
+                  "Example: kvant eval -m model.gguf -f wiki.test.raw -c 512,4096 --cache q8_0 rot-q4_0/q8_0\n"
+                  "         With --db results.sqlite, kvant report makes a page of them.");
   auto options = std::make_shared<Options>();
   add_model_options(command, options->model, "reference");
   add_text_options(command, options->text);
@@ -247,6 +267,11 @@ Command add_eval(CLI::App& app) {
                           .add_option("--save-logits", options->save_logits,
                                       "Write the reference's logits as llama-perplexity --kl-divergence-base does")
                           ->type_name("FILE");
+  CLI::Option* database = command
+                              .add_option("--db", options->database,
+                                          "Also keep the results in a database of kvant sweep, for kvant report; made "
+                                          "where there is none")
+                              ->type_name("FILE");
   command
       .add_option("--logits", options->logits,
                   "Compare with such a file, made from the same text, instead of with a cache; windows are the file's")
@@ -255,12 +280,12 @@ Command add_eval(CLI::App& app) {
       ->excludes(reference)
       ->excludes(floor)
       ->excludes(save)
+      ->excludes(database)
       ->type_name("FILE");
   command.add_flag("--decode", options->decode,
                    "Feed the scored tokens to the caches one by one, as when text is generated");
   add_output_option(command, options->output);
-  CLI::Option* json = command.add_flag("--json", options->json, "Print one JSON document");
-  command.add_flag("--markdown", options->markdown, "Print the table as Markdown")->excludes(json);
+  add_format_options(command, options->format);
   return {&command, [options] {
             check_usage(*options);
             run(*options);

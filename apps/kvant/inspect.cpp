@@ -8,6 +8,7 @@
 #include "cache_sizes.h"
 #include "codec/plan.h"
 #include "inspect_plan.h"
+#include "json.h"
 #include "key_bias.h"
 #include "model/config.h"
 #include "model/weights.h"
@@ -304,7 +305,7 @@ std::string document_text(const gguf::File& file, const std::optional<Model>& mo
                                          {"constant_bytes", size.usage.constant_bytes}});
     }
   }
-  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(document);
 }
 
 std::string plan_output(const Options& options, const gguf::File& file, bool colour) {

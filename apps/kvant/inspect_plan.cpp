@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cache/kv_cache.h"
+#include "json.h"
 #include "terminal.h"
 
 namespace kvant::app {
@@ -363,7 +364,7 @@ std::string plan_json(const gguf::File& file, const codec::Plan& plan) {
       {"constant_bytes", usage.constant_bytes},
       {"certificates", certificates_json(plan)},
       {"layers", layers_json(plan, usage)}};
-  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(document);
 }
 
 }  // namespace kvant::app

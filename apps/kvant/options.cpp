@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "base/utf8.h"
+#include "sweep/grid.h"
 #include "terminal.h"
 
 namespace kvant::app {
@@ -92,7 +93,10 @@ void add_cache_list(CLI::App& command, CacheListOptions& options) {
   command.add_option("--plan", options.plans, "The same as --cache plan:FILE")->type_name("FILE...");
 }
 
-std::string plan_file(const eval::CachePair& pair) { return pair.k.plan.empty() ? pair.v.plan : pair.k.plan; }
+SideNames side_names(const eval::CachePair& pair) {
+  const sweep::GridCache cache = sweep::grid_cache(pair);
+  return {sweep::side_text(cache, codec::PageSide::key), sweep::side_text(cache, codec::PageSide::value)};
+}
 
 std::string TextOptions::source() const {
   if (!has_file) return "-p";
@@ -121,6 +125,11 @@ void add_text_options(CLI::App& command, TextOptions& options) {
 
 void add_output_option(CLI::App& command, OutputOptions& options) {
   command.add_option("-o,--output", options.file, "Write to FILE instead of standard output")->type_name("FILE");
+}
+
+void add_format_options(CLI::App& command, FormatOptions& options) {
+  CLI::Option* json = command.add_flag("--json", options.json, "Print one JSON document");
+  command.add_flag("--markdown", options.markdown, "Print the table as Markdown")->excludes(json);
 }
 
 Output::Output(const OutputOptions& options)

@@ -76,8 +76,11 @@ void add_cache_list(CLI::App& command, CacheListOptions& options);
 /// The caches that the texts of an option name. Throws naming the option.
 std::vector<eval::CachePair> parse_caches(std::string_view option, const std::vector<std::string>& texts);
 
-/// The plan file that keys or values go by; empty where there is none.
-std::string plan_file(const eval::CachePair& pair);
+/// What tables call keys and values: plan:FILE for a side that a plan codes whole, else the type.
+struct SideNames {
+  std::string k, v;
+};
+SideNames side_names(const eval::CachePair& pair);
 
 /// -p TEXT and -f FILE, of which at most one is given.
 struct TextOptions {
@@ -112,6 +115,12 @@ class Output {
  private:
   std::unique_ptr<AtomicFile> file_;
 };
+
+/// --json and --markdown of commands that print a table.
+struct FormatOptions {
+  bool json = false, markdown = false;
+};
+void add_format_options(CLI::App& command, FormatOptions& options);
 
 /// The ids of a text, with BOS in front where the vocabulary asks for it. `source` names the text in errors.
 std::vector<engine::Token> encode_text(const tokenizer::Tokenizer& tokenizer, std::string_view text, bool parse_special,

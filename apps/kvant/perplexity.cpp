@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "json.h"
 #include "options.h"
 #include "terminal.h"
 
@@ -41,21 +42,12 @@ void run(const Options& options) {
   progress.clear();
 
   if (options.json) {
-    const nlohmann::ordered_json document = {{"model", options.model.model},
-                                             {"text", options.text.source()},
-                                             {"context", options.context},
-                                             {"chunks", result.chunks},
-                                             {"tokens", result.tokens},
-                                             {"perplexity", result.perplexity},
-                                             {"stderr", result.standard_error},
-                                             {"k", codec::to_string(settings.k)},
-                                             {"v", codec::to_string(settings.v, codec::PageSide::value)},
-                                             {"k_bpv", result.usage.k_bpv},
-                                             {"v_bpv", result.usage.v_bpv},
-                                             {"cache_bytes", result.usage.bytes()},
-                                             {"constant_bytes", result.usage.constant_bytes},
-                                             {"precision", options.model.precision}};
-    output.write(document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+    nlohmann::ordered_json document = {
+        {"model", options.model.model},   {"text", options.text.source()}, {"precision", options.model.precision},
+        {"chunks", result.chunks},        {"tokens", result.tokens},       {"perplexity", result.perplexity},
+        {"stderr", result.standard_error}};
+    document.update(cache_json(cache, options.context, result.usage));
+    output.write(json_text(document));
   } else {
     output.write(fmt::format("perplexity {:.4f} +- {:.4f} ({} chunks, {} tokens) {}\n", result.perplexity,
                              result.standard_error, result.chunks, result.tokens,

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "eval/retrieval.h"
+#include "json.h"
 #include "options.h"
 #include "terminal.h"
 
@@ -20,7 +21,7 @@ struct Options {
   std::vector<double> depths{0, 25, 50, 75, 100};  ///< percent
   eval::RetrievalOptions settings;
   OutputOptions output;
-  bool json = false, markdown = false;
+  FormatOptions format;
 };
 
 /// What was found with one context.
@@ -57,32 +58,24 @@ std::string result_text(const Options& options, const std::vector<Result>& resul
       headers.emplace_back("all");
       Table table(headers);
       for (const eval::RetrievalResult& row : result.caches) {
-        std::vector<std::string> cells = {
-            codec::to_string(row.cache.k), codec::to_string(row.cache.v, codec::PageSide::value),
-            fmt::format("{:.2f}", row.usage.k_bpv), fmt::format("{:.2f}", row.usage.v_bpv)};
+        const auto [k, v] = side_names(row.cache);
+        std::vector<std::string> cells = {k, v, fmt::format("{:.2f}", row.usage.k_bpv),
+                                          fmt::format("{:.2f}", row.usage.v_bpv)};
         for (const eval::RetrievalCell& cell : row.cells) {
           if (cell.keys == keys) cells.push_back(share(cell.found, cell.trials, cell.range));
         }
         cells.push_back(overall(row, keys));
         table.add(std::move(cells));
       }
-      out += options.markdown ? table.markdown() : table.text(colour);
+      out += options.format.markdown ? table.markdown() : table.text(colour);
     }
   }
   return out;
 }
 
 ordered_json row_json(const eval::RetrievalResult& row, std::size_t context) {
-  const std::string plan = plan_file(row.cache);
-  ordered_json document = {{"k", codec::to_string(row.cache.k)},
-                           {"v", codec::to_string(row.cache.v, codec::PageSide::value)},
-                           {"plan", plan.empty() ? ordered_json(nullptr) : ordered_json(plan)},
-                           {"context", context},
-                           {"k_bpv", row.usage.k_bpv},
-                           {"v_bpv", row.usage.v_bpv},
-                           {"cache_bytes", row.usage.bytes()},
-                           {"constant_bytes", row.usage.constant_bytes},
-                           {"cells", ordered_json::array()}};
+  ordered_json document = cache_json(row.cache, context, row.usage);
+  document["cells"] = ordered_json::array();
   for (const eval::RetrievalCell& cell : row.cells) {
     document["cells"].push_back({{"keys", cell.keys},
                                  {"depth", cell.depth},
@@ -107,7 +100,7 @@ std::string result_json(const Options& options, const std::vector<Result>& resul
                                  {"needle", options.settings.needle},
                                  {"question", eval::question_of(options.settings)},
                                  {"results", rows}};
-  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(document);
 }
 
 void run(const Options& options) {
@@ -133,7 +126,7 @@ void run(const Options& options) {
     };
     results.push_back({context, eval::retrieve(engine, haystack, settings)});
   }
-  output.write(options.json ? result_json(options, results) : result_text(options, results, output.colour()));
+  output.write(options.format.json ? result_json(options, results) : result_text(options, results, output.colour()));
   output.finish();
 }
 
@@ -184,8 +177,7 @@ Command add_retrieve(CLI::App& app) {
   add_cache_list(command, options->caches);
   add_trial_options(command, *options);
   add_output_option(command, options->output);
-  CLI::Option* json = command.add_flag("--json", options->json, "Print one JSON document");
-  command.add_flag("--markdown", options->markdown, "Print tables as Markdown")->excludes(json);
+  add_format_options(command, options->format);
   return {&command, [options] {
             if (!options->text.given()) throw UsageError("retrieve: -f or -p is required (kvant retrieve --help)");
             if (!options->caches.given()) {

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "chat.h"
+#include "json.h"
 #include "kernels/attention/attention.h"
 #include "options.h"
 #include "terminal.h"
@@ -73,7 +74,7 @@ void print_json(const engine::GenerateResult& result, const std::string& text, c
                                            {"v_bpv", usage.v_bpv},
                                            {"cache_bytes", usage.bytes()},
                                            {"constant_bytes", usage.constant_bytes}};
-  write_stdout(document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  write_stdout(json_text(document));
 }
 
 void print_summary(const engine::GenerateResult& result, const engine::Session& session) {

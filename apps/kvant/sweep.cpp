@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
+#include "json.h"
 #include "options.h"
 #include "sweep/ranks.h"
 #include "sweep/runner.h"
@@ -120,7 +121,7 @@ std::string list_json(const Sweep& work, const std::unordered_set<std::string>& 
   }
   const auto [cells, done] = count(work, finished);
   const ordered_json document = {{"cells", cells}, {"done", done}, {"open", cells - done}, {"list", list}};
-  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(document);
 }
 
 /// What came of a sweep.
@@ -140,7 +141,7 @@ std::string outcome_json(const Options& options, const Outcome& o) {
                                  {"done_before", o.before.done}, {"measured", o.tally.added},
                                  {"done", o.after.done},         {"open", o.after.cells - o.after.done},
                                  {"failures", o.tally.failures}, {"seconds", o.seconds}};
-  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(document);
 }
 
 void list(const Options& options) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "eval/greedy.h"
 
@@ -11,6 +12,10 @@ namespace {
 
 using engine::Token;
 using Texts = std::vector<std::vector<Token>>;
+
+/// Caches are made for so many tokens, or twice as many and so on: in one for a short text, memory pages that are not
+/// full would stand for more bits of a value than a cache takes in use.
+constexpr std::size_t kContextStep = 512;
 
 /// Mean of what blocks hold, and its standard error.
 Estimate estimate(std::span<const Block> blocks) {
@@ -32,7 +37,9 @@ class Generator {
       longest = std::max(longest, prompt.size());
       all += prompt.size() + options.tokens;
     }
-    context_ = longest + options.tokens;
+    const std::size_t needed = longest + options.tokens, window = engine.config().window;
+    context_ = round_up(needed, kContextStep);
+    if (window > 0) context_ = std::max(needed, std::min(context_, window));
     together_ = texts_together(context_, options.prompts.size());
     total_ = all * (options.caches.size() + 1);
   }

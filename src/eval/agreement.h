@@ -48,7 +48,8 @@ struct AgreementResult {
 };
 
 struct Agreement {
-  std::size_t context = 0;                            ///< of each cache: the longest prompt and what is generated
+  /// Of each cache: room for the longest prompt and what is generated, in steps of 512 tokens.
+  std::size_t context = 0;
   std::vector<std::vector<engine::Token>> reference;  ///< what the reference generated
   cache::CacheUsage usage;                            ///< of the reference, one text
   std::vector<AgreementResult> caches;                ///< in the order of the options

@@ -80,6 +80,8 @@ std::vector<CachePair> parse_cache_list(std::string_view text) {
   return pairs;
 }
 
+const std::string& plan_file(const CachePair& pair) { return pair.k.plan.empty() ? pair.v.plan : pair.k.plan; }
+
 std::string to_string(const CachePair& pair) {
   return fmt::format("{}/{}", codec::to_string(pair.k, PageSide::key), codec::to_string(pair.v, PageSide::value));
 }

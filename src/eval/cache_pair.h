@@ -26,6 +26,9 @@ CachePair plan_pair(const std::string& file);
 /// codec::parse_cache_spec and plan_pair do.
 std::vector<CachePair> parse_cache_list(std::string_view text);
 
+/// The plan file that keys or values go by; empty where there is none.
+const std::string& plan_file(const CachePair& pair);
+
 /// "K/V", in the form that parse_cache_list reads.
 std::string to_string(const CachePair& pair);
 

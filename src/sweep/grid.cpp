@@ -25,6 +25,7 @@ constexpr std::size_t kMaxChunks = std::size_t{1} << 31;
 constexpr std::size_t kMaxTogether = 1024;
 constexpr std::size_t kMaxSeed = ~std::size_t{0};
 constexpr int kMaxDepth = 4;  ///< of objects and lists in each other
+constexpr std::string_view kPlan = "plan:";
 
 /// One value of the grid with the name that errors give it.
 struct Entry {
@@ -186,9 +187,17 @@ std::vector<NamedFile> given_files(const std::vector<std::string>& names, const 
   return files;
 }
 
+/// Whether plan:FILE is this cache. A file of statistics alone is none.
+bool stands_for(const std::string& plan, const eval::CachePair& pair) {
+  try {
+    return !plan.empty() && eval::plan_pair(plan) == pair;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 /// A cache; the files of its specs are looked for.
 GridCache cache_of(const Entry& entry, const fs::path& folder) {
-  constexpr std::string_view kPlan = "plan:";
   GridCache cache;
   cache.text = text_of(entry);
   try {
@@ -273,6 +282,17 @@ Grid grid_of(const Entry& entry, const fs::path& folder, const GridFiles& instea
 }
 
 }  // namespace
+
+GridCache grid_cache(const eval::CachePair& pair) {
+  const std::string& plan = eval::plan_file(pair);
+  return {stands_for(plan, pair) ? std::string(kPlan) + plan : eval::to_string(pair), pair, pair};
+}
+
+std::string side_text(const GridCache& cache, codec::PageSide side) {
+  const codec::CacheSpec& spec = side == codec::PageSide::key ? cache.named.k : cache.named.v;
+  const bool planned = cache.text.starts_with(kPlan) && spec.coding == codec::CacheSpec::Coding::plan;
+  return planned ? cache.text : codec::to_string(spec, side);
+}
 
 Grid parse_grid(std::string_view json, const std::string& name, const fs::path& folder, const GridFiles& instead) {
   const auto document = parse_json(json, name);

@@ -24,6 +24,13 @@ struct GridCache {
   friend bool operator==(const GridCache&, const GridCache&) = default;
 };
 
+/// A cache of a command line, whose files are named by their paths: plan:FILE where it is what that file stands for
+/// (eval::plan_pair).
+GridCache grid_cache(const eval::CachePair& pair);
+
+/// A side as tables have it: plan:FILE for one that a plan codes whole.
+std::string side_text(const GridCache& cache, codec::PageSide side);
+
 /// What `retrieval` asks (eval/retrieval.h).
 struct GridRetrieval {
   std::vector<double> depths = {0, 25, 50, 75, 100};  ///< percent

@@ -8,8 +8,7 @@
 #include "base/cpu.h"
 #include "base/progress.h"
 #include "engine/engine.h"
-#include "eval/agreement.h"
-#include "eval/compare.h"
+#include "eval/cache_pair.h"
 #include "sweep/cells.h"
 #include "sweep/database.h"
 
@@ -33,15 +32,13 @@ class Laboratory {
 
  private:
   void load(const Group& group);
-  /// The measurements of a kind: a row for each cell, without what all rows have alike.
+  // The measurements of a kind: a row for each cell, without what complete() adds.
   std::vector<CellRow> compare(const Group& group, std::span<const Cell> cells, const ProgressSink& progress);
   std::vector<CellRow> retrieve(const Group& group, std::span<const Cell> cells, const ProgressSink& progress);
   std::vector<CellRow> agree(const Group& group, std::span<const Cell> cells, const ProgressSink& progress);
   std::vector<CellRow> rows(const Group& group, std::span<const Cell> cells, const ProgressSink& progress);
   std::vector<eval::CachePair> pairs(std::span<const Cell> cells) const;
   std::vector<ChannelRow> channels(const Group& group, const ProgressSink& progress);
-  std::vector<PlanRow> plans(std::span<const Cell> cells) const;
-  void check_files(std::span<const Cell> cells) const;
 
   const Grid& grid_;
   const Hashes& hashes_;
@@ -52,9 +49,5 @@ class Laboratory {
   std::string text_;
   std::vector<engine::Token> tokens_;  ///< of text_, where a kind has needed them
 };
-
-/// What a comparison, or an agreement, says of a cache, as rows (docs/sweep.md).
-std::vector<MetricRow> compare_metrics(const eval::CacheResult& result, double reference_perplexity);
-std::vector<MetricRow> agreement_metrics(const eval::AgreementResult& result);
 
 }  // namespace kvant::sweep

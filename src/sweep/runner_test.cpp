@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "sweep/remote.h"
+#include "sweep/rows.h"
 #include "sweep/test_folder.h"
 
 namespace kvant::sweep {

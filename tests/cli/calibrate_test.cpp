@@ -17,8 +17,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
 
-const char* const kText = KVANT_SOURCE_DIR "/models/recall.txt";
-
 Result calibrate(const std::vector<std::string>& more) {
   std::vector<std::string> arguments = {"calibrate", "-m", kModel, "-f", kText, "-n", "512", "-c", "256"};
   arguments.insert(arguments.end(), more.begin(), more.end());
@@ -26,10 +24,8 @@ Result calibrate(const std::vector<std::string>& more) {
 }
 
 json divergences(const std::string& cache) {
-  const Result result =
-      run({"eval", "-m", kModel, "-f", kText, "-c", "256", "--chunks", "2", "--json", "--cache", cache});
-  EXPECT_EQ(result.status, 0) << result.err;
-  return json::parse(result.out)["results"][0];
+  return document(
+      run({"eval", "-m", kModel, "-f", kText, "-c", "256", "--chunks", "2", "--json", "--cache", cache}))["results"][0];
 }
 
 TEST(Calibrate, PlansAndLayoutsAreRead) {

@@ -1,6 +1,7 @@
 #include "command.h"
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <pty.h>
@@ -12,6 +13,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
@@ -19,6 +21,11 @@
 
 namespace kvant::cli {
 namespace {
+
+using testing::AllOf;
+using testing::EndsWith;
+using testing::HasSubstr;
+using testing::StartsWith;
 
 constexpr auto kPatience = std::chrono::seconds(60);
 
@@ -66,6 +73,7 @@ void kill_after(pid_t pid, std::chrono::milliseconds delay) {
 }  // namespace
 
 const char* const kModel = KVANT_SOURCE_DIR "/models/standin-a-q8_0.gguf";
+const char* const kText = KVANT_SOURCE_DIR "/models/recall.txt";
 
 Result run(const std::vector<std::string>& arguments, const Setting& setting) {
   const Folder folder;
@@ -89,6 +97,19 @@ Result run(const std::vector<std::string>& arguments, const Setting& setting) {
   if (setting.output_file.empty()) result.out = read_text(out);
   result.err = read_text(err);
   return result;
+}
+
+nlohmann::json document(const Result& result) {
+  EXPECT_EQ(result.status, 0) << result.err;
+  return nlohmann::json::parse(result.out, nullptr, false);
+}
+
+void expect_error(const Result& result, int status, const std::vector<std::string>& parts) {
+  EXPECT_EQ(result.status, status) << result.err;
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, AllOf(StartsWith("kvant: error: "), EndsWith("\n")));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  for (const std::string& part : parts) EXPECT_THAT(result.err, HasSubstr(part));
 }
 
 TerminalRun::TerminalRun(const std::vector<std::string>& arguments) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,6 +16,8 @@ namespace kvant::cli {
 
 /// The model of the repository.
 extern const char* const kModel;
+/// A text of the repository.
+extern const char* const kText;
 
 /// What a run of the command left behind.
 struct Result {
@@ -33,6 +36,12 @@ struct Setting {
 
 /// Runs kvant with these arguments.
 Result run(const std::vector<std::string>& arguments, const Setting& setting = {});
+
+/// The document that a run wrote, which must have ended well.
+nlohmann::json document(const Result& result);
+/// Expects this exit status, nothing on standard output, and one line on standard error that starts as all errors do
+/// and holds `parts`.
+void expect_error(const Result& result, int status, const std::vector<std::string>& parts);
 
 /// kvant on a terminal of its own.
 class TerminalRun {

@@ -17,14 +17,6 @@ using nlohmann::json;
 using testing::HasSubstr;
 using testing::MatchesRegex;
 
-const char* const kText = KVANT_SOURCE_DIR "/models/recall.txt";
-
-/// The document on standard output; the run must have succeeded.
-json document(const Result& result) {
-  EXPECT_EQ(result.status, 0) << result.err;
-  return json::parse(result.out, nullptr, false);
-}
-
 void expect_keys(const json& object, const std::vector<std::string>& keys) {
   for (const std::string& key : keys) EXPECT_TRUE(object.contains(key)) << key;
 }

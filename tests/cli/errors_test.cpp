@@ -15,15 +15,6 @@ using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-/// Exit status, nothing on standard output, one line on standard error that starts as all errors do and holds `parts`.
-void expect_error(const Result& result, int status, const std::vector<std::string>& parts) {
-  EXPECT_EQ(result.status, status) << result.err;
-  EXPECT_EQ(result.out, "");
-  EXPECT_THAT(result.err, AllOf(StartsWith("kvant: error: "), EndsWith("\n")));
-  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-  for (const std::string& part : parts) EXPECT_THAT(result.err, HasSubstr(part));
-}
-
 std::filesystem::path data_file(const std::string& name) {
   const char* data = std::getenv("KVANT_DATA");
   return std::filesystem::path(data != nullptr ? data : KVANT_SOURCE_DIR "/../shared/data") / name;

@@ -7,6 +7,7 @@
 
 #include "base/file_io.h"
 #include "command.h"
+#include "rows.h"
 
 namespace kvant::cli {
 namespace {
@@ -14,8 +15,6 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-const char* const kText = KVANT_SOURCE_DIR "/models/recall.txt";
 
 Result eval(const std::vector<std::string>& more) {
   std::vector<std::string> arguments = {"eval", "-m", kModel, "-f", kText, "--chunks", "2"};
@@ -30,9 +29,7 @@ TEST(Eval, Help) {
 }
 
 TEST(Eval, Json) {
-  const Result result = eval({"-c", "64,128", "--cache", "q8_0,q4_0/q8_0", "f16", "--json", "--noise-floor"});
-  ASSERT_EQ(result.status, 0) << result.err;
-  const json d = json::parse(result.out);
+  const json d = document(eval({"-c", "64,128", "--cache", "q8_0,q4_0/q8_0", "f16", "--json", "--noise-floor"}));
   EXPECT_EQ(d["reference"]["k"], "f16");
   EXPECT_EQ(d["reference"]["contexts"].size(), 2u);
   ASSERT_EQ(d["results"].size(), 6u);
@@ -90,7 +87,7 @@ TEST(Eval, TableAndMarkdownHaveTheFiguresOfTheJson) {
     more.push_back(flag);
     return eval(more);
   };
-  const json row = json::parse(with("--json").out)["results"][0];
+  const json row = document(with("--json"))["results"][0];
   const std::string mean = fmt::format("{:.3g} +- {:.2g}", row["kld_mean"].get<double>(), row["kld_se"].get<double>());
   const Result table = eval(arguments), markdown = with("--markdown");
   EXPECT_THAT(table.out, StartsWith("context 64, 2 chunks, 62 tokens: reference f32 has perplexity "));
@@ -111,41 +108,84 @@ TEST(Eval, WritesAFile) {
   EXPECT_EQ(json::parse(read_text(path))["results"].size(), 1u);
 }
 
-void expect_error(const Result& result, int status, const std::string& part) {
-  EXPECT_EQ(result.status, status);
-  EXPECT_EQ(result.out, "");
-  EXPECT_THAT(result.err, StartsWith("kvant: error: "));
-  EXPECT_THAT(result.err, HasSubstr(part));
-  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+/// A database of eval, and one of a sweep over the same, hold the same and can stand in for each other.
+class EvalDatabase : public testing::Test {
+ protected:
+  json sweep(const std::string& database, const std::string& caches, const std::string& more) const {
+    const std::string grid = folder_.write(
+        "grid.json", fmt::format(R"({{"models": ["{}"], "texts": ["{}"], "contexts": [32, 48], "chunks": 2, {}, {}}})",
+                                 kModel, kText, caches, more));
+    return document(run({"sweep", "--grid", grid, "--db", database, "--json"}));
+  }
+  const Folder folder_;
+  const std::string database_ = folder_.path("results.sqlite"), other_ = folder_.path("other.sqlite");
+};
+
+TEST_F(EvalDatabase, IsThatOfASweep) {
+  const Result result = eval({"-c", "32,48", "--cache", "q8_0", "lm3/lm3", "--db", database_});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const char *const caches = R"("caches": ["q8_0", "lm3/lm3"])", *const kinds = R"("kinds": ["compare"])";
+  EXPECT_EQ(sweep(database_, caches, kinds)["measured"], 0);
+  EXPECT_EQ(sweep(other_, caches, kinds)["measured"], 4);
+  EXPECT_EQ(all_rows(database_), all_rows(other_));
+  // What is there stays as it is, the rest is added.
+  const std::vector<std::string> before = query(other_, "SELECT id, finished, seconds FROM cell ORDER BY id");
+  ASSERT_EQ(eval({"-c", "32", "--cache", "lm3/lm3", "q4_0", "--db", other_}).status, 0);
+  EXPECT_EQ(query(other_, "SELECT id, finished, seconds FROM cell WHERE k <> 'q4_0' ORDER BY id"), before);
+  EXPECT_EQ(query(other_, "SELECT k, v, context FROM cell WHERE k = 'q4_0'"), std::vector<std::string>{"q4_0|f16|32"});
+}
+
+TEST_F(EvalDatabase, HasPlansAndSettings) {
+  const std::string plan = folder_.path("plan.gguf");
+  const Result made = run(
+      {"calibrate", "-m", kModel, "-f", kText, "-n", "512", "-c", "256", "-o", plan, "--tiers", "all=flex:0:6:0:0:0"});
+  ASSERT_EQ(made.status, 0) << made.err;
+  const std::string mean = "lm4,anchor=mean,plan=" + plan;
+  const Result result = eval({"-c", "32,48", "--cache", mean, "--plan", plan, "--decode", "--reference", "f32",
+                              "--precision", "fast", "--db", database_});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const std::string caches = fmt::format(R"("caches": ["{}", "plan:{}"])", mean, plan);
+  const char* const more = R"("kinds": ["decode"], "reference": "f32", "precision": "fast")";
+  EXPECT_EQ(sweep(database_, caches, more)["measured"], 0);
+  EXPECT_EQ(sweep(other_, caches, more)["measured"], 4);
+  EXPECT_EQ(all_rows(database_), all_rows(other_));
+}
+
+TEST_F(EvalDatabase, Errors) {
+  const std::string notes = folder_.write("notes.txt", std::string(5000, 'x'));
+  expect_error(eval({"--cache", "q8_0", "--db", notes}), 1, {notes + ": file is not a database"});
+  expect_error(eval({"--cache", "q8_0", "--db", folder_.path("nowhere/db")}), 1, {"unable to open database file"});
+  expect_error(run({"eval", "-m", kModel, "-p", "text", "--cache", "q8_0", "--db", database_}), 2,
+               {"--db needs a text file (-f)"});
+  expect_error(eval({"--db", database_, "--save-logits", folder_.path("logits")}), 2, {"--db keeps caches"});
+  expect_error(eval({"--cache", "q4_0", "--db", database_, "--save-logits", "x", "--reference", "q8_0"}), 2,
+               {"f16 or f32 with --db"});
+  expect_error(eval({"--cache", "q8_0", "--db", database_, "--logits", "x"}), 2, {"--logits"});
 }
 
 TEST(Eval, DataErrors) {
-  expect_error(eval({"--cache", "q9_9"}), 1, "--cache: cache type 'q9_9': unknown, expected one of f32 f16");
-  expect_error(eval({"--cache", "q8_0/q9_9"}), 1, "--cache: cache type 'q8_0/q9_9': unknown");
-  expect_error(eval({"--cache", "q8_0,sinks=x"}), 1, "--cache: cache type 'q8_0,sinks=x': sinks=x");
+  expect_error(eval({"--cache", "q9_9"}), 1, {"--cache: cache type 'q9_9': unknown, expected one of f32 f16"});
+  expect_error(eval({"--cache", "q8_0/q9_9"}), 1, {"--cache: cache type 'q8_0/q9_9': unknown"});
+  expect_error(eval({"--cache", "q8_0,sinks=x"}), 1, {"--cache: cache type 'q8_0,sinks=x': sinks=x"});
   expect_error(run({"eval", "-m", kModel, "-p", "Too short", "--cache", "q8_0", "-c", "8,64"}), 1,
-               "-p: 3 tokens, less than one window of 64 (-c)");
+               {"-p: 3 tokens, less than one window of 64 (-c)"});
 }
 
 TEST(Eval, UsageErrors) {
-  expect_error(eval({}), 2, "--cache");
-  expect_error(run({"eval", "-m", kModel, "--cache", "q8_0"}), 2, "-f or -p is required");
-  expect_error(eval({"--cache", "q8_0", "--reference", "q8_0"}), 2, "--reference");
-  expect_error(eval({"--cache", "q8_0", "--json", "--markdown"}), 2, "--json");
-  expect_error(eval({"--cache", "q8_0", "-c", "2"}), 2, "-c");
+  expect_error(eval({}), 2, {"--cache"});
+  expect_error(run({"eval", "-m", kModel, "--cache", "q8_0"}), 2, {"-f or -p is required"});
+  expect_error(eval({"--cache", "q8_0", "--reference", "q8_0"}), 2, {"--reference"});
+  expect_error(eval({"--cache", "q8_0", "--json", "--markdown"}), 2, {"--json"});
+  expect_error(eval({"--cache", "q8_0", "-c", "2"}), 2, {"-c"});
 }
 
 TEST(Eval, DecodesOneByOne) {
   const auto mean = [](const std::string& cache, bool decode) {
-    std::vector<std::string> all = {"eval",    "-m", kModel,     "-f", KVANT_SOURCE_DIR "/models/recall.txt",
-                                    "-c",      "96", "--chunks", "1",  "--json",
-                                    "--cache", cache};
-    if (decode) all.push_back("--decode");
-    const Result result = run(all);
-    EXPECT_EQ(result.status, 0) << result.err;
-    const json document = json::parse(result.out, nullptr, false);
-    EXPECT_EQ(document["decode"], decode);
-    return document["results"][0]["kld_mean"].get<double>();
+    std::vector<std::string> more = {"-c", "96", "--json", "--cache", cache};
+    if (decode) more.emplace_back("--decode");
+    const json d = document(eval(more));
+    EXPECT_EQ(d["decode"], decode);
+    return d["results"][0]["kld_mean"].get<double>();
   };
   // Codes are what later tokens see in either case, and sums do not depend on how rows come.
   EXPECT_EQ(mean("lm3/lm3", true), mean("lm3/lm3", false));

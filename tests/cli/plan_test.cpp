@@ -15,19 +15,7 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 
-const char* const kText = KVANT_SOURCE_DIR "/models/recall.txt";
 const char* const kFixture = KVANT_SOURCE_DIR "/tests/compat/plan-1.gguf";  // of another model, with a certificate
-
-void expect_error(const Result& result, int status, const std::vector<std::string>& parts) {
-  EXPECT_EQ(result.status, status);
-  EXPECT_EQ(result.out, "");
-  for (const std::string& part : parts) EXPECT_THAT(result.err, HasSubstr(part));
-}
-
-json document(const Result& result) {
-  EXPECT_EQ(result.status, 0) << result.err;
-  return json::parse(result.out, nullptr, false);
-}
 
 /// A plan for the repository's model: statistics of a little text, and heads coded as they are.
 class Plans : public testing::Test {
@@ -178,6 +166,11 @@ TEST_F(Plans, EvalComparesThem) {
   EXPECT_EQ(d["results"][2]["v"], "f16");
   EXPECT_GT(d["results"][0]["kld_mean"], d["results"][2]["kld_mean"]);  // V is coded as well
   EXPECT_LT(d["results"][0]["kld_mean"], 0.05);
+  // Tables name the file alone where it says all.
+  const Result table = run({"eval", "-m", kModel, "-f", kText, "-c", "128", "--chunks", "1", "--markdown", "--cache",
+                            "plan:" + path, "plan,plan=" + path});
+  EXPECT_THAT(table.out, HasSubstr("\n| plan:" + path + " | plan:" + path + " | "));
+  EXPECT_THAT(table.out, HasSubstr("\n| plan,plan=" + path + " | f16 | "));
 }
 
 TEST_F(Plans, Refusals) {

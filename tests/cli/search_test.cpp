@@ -20,8 +20,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
 
-const char* const kText = KVANT_SOURCE_DIR "/models/recall.txt";
-
 std::vector<std::string> arguments(const std::vector<std::string>& more) {
   std::vector<std::string> all = {"calibrate", "-m", kModel, "-f",        kText, "-n",
                                   "1024",      "-c", "256",  "--measure", "512", "--validate-tokens",
@@ -67,10 +65,8 @@ class Search : public testing::Test {
 TEST_F(Search, BeatsUniformCodesAtFewerBits) {
   const std::string path = folder_.path("plan.gguf");
   write(path, *bytes_);
-  const Result result = run({"eval", "-m", kModel, "-f", kText, "-c", "512", "--chunks", "4", "--json", "--cache",
-                             "plan:" + path, "lm3/lm3"});
-  ASSERT_EQ(result.status, 0) << result.err;
-  const json rows = json::parse(result.out)["results"];
+  const json rows = document(run({"eval", "-m", kModel, "-f", kText, "-c", "512", "--chunks", "4", "--json", "--cache",
+                                  "plan:" + path, "lm3/lm3"}))["results"];
   // 1024 tokens of statistics and 512 of measurement do less than the defaults, which reach a 25th.
   EXPECT_LT(rows[0]["kld_mean"], 0.2 * rows[1]["kld_mean"].get<double>());
   EXPECT_GT(rows[0]["kld_mean"], 0);

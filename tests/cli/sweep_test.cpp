@@ -22,7 +22,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::StartsWith;
 
-const char* const kText = KVANT_SOURCE_DIR "/models/recall.txt";
 const char* const kCaches = R"("caches": ["q8_0", "lm3/lm3"], "chunks": 2)";
 
 class SweepCommand : public testing::Test {
@@ -39,10 +38,8 @@ class SweepCommand : public testing::Test {
   }
   /// The JSON of a run that ends well.
   json document(std::vector<std::string> more) const {
-    more.push_back("--json");
-    const Result result = sweep(more);
-    EXPECT_EQ(result.status, 0) << result.err;
-    return json::parse(result.out, nullptr, false);
+    more.emplace_back("--json");
+    return cli::document(sweep(more));
   }
   Folder folder_;
   std::string database_ = folder_.path("results.sqlite");

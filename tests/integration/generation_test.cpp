@@ -159,9 +159,10 @@ TEST_F(GenerationTest, AgreementIsThatOfSessions) {
     options.prompts.push_back(engine_.tokenizer().encode(text.substr(200 * i, 60 + 20 * i)));
   const Agreement result = agreement(engine_, options);
   ASSERT_EQ(result.caches.size(), 2u);
-  std::size_t longest = 0;
-  for (const auto& prompt : options.prompts) longest = std::max(longest, prompt.size());
-  EXPECT_EQ(result.context, longest + 24);
+  EXPECT_EQ(result.context, 512u);
+  const cache::CacheUsage usage = engine_.make_cache(options.caches[1].k, options.caches[1].v, 512).usage();
+  EXPECT_EQ(result.caches[1].usage.k_bpv, usage.k_bpv);
+  EXPECT_EQ(result.caches[1].usage.bytes(), usage.bytes());
   for (const AgreementResult& row : result.caches) {
     double lengths = 0, squares = 0, same = 0;
     std::vector<double> all;

@@ -53,6 +53,7 @@ const std::vector<std::pair<std::string, std::regex>> kThirdParty = {
     {"mpi.h", std::regex(R"(src/sweep/ranks.*\.cpp)")},
     {"httplib.h", std::regex(R"(src/server/http(_test)?\.cpp|tests/.*\.cpp)")},
     {"CLI/", std::regex(R"(apps/.*\.cpp)")},
+    {"nlohmann/json_fwd.hpp", std::regex(R"((apps|tests)/.*\.h)")},
     {"nlohmann/", std::regex(R"(apps/.*\.cpp|src/(report|server|sweep)/.*\.cpp|.*_test\.cpp|tests/.*\.cpp)")},
     {"gtest/", std::regex(R"(.*_test\.cpp|tests/.*|src/.*/test_[a-z0-9_]*\.h)")},
     {"gmock/", std::regex(R"(.*_test\.cpp|tests/.*|src/.*/test_[a-z0-9_]*\.h)")},
@@ -160,6 +161,10 @@ TEST(Layers, PlantedIncludesAreReported) {
   EXPECT_THAT(check("src/tokenizer/tokenizer.h", "#include <pcre2.h>\n"), ElementsAre("may not include <pcre2.h>"));
   EXPECT_THAT(check("src/engine/engine.cpp", "#include <CLI/CLI.hpp>\n"), ElementsAre("may not include <CLI/CLI.hpp>"));
   EXPECT_THAT(check("src/engine/engine.h", "#include <fmt/format.h>\n"), ElementsAre("may not include <fmt/format.h>"));
+  EXPECT_THAT(check("src/sweep/grid.h", "#include <nlohmann/json_fwd.hpp>\n"),
+              ElementsAre("may not include <nlohmann/json_fwd.hpp>"));
+  EXPECT_THAT(check("apps/kvant/json.h", "#include <nlohmann/json.hpp>\n"),
+              ElementsAre("may not include <nlohmann/json.hpp>"));
   EXPECT_THAT(check("src/engine/engine.cpp", "#include <boost/any.hpp>\n"),
               ElementsAre("includes <boost/any.hpp>, which is not in the table of third-party headers"));
 }
