@@ -129,8 +129,18 @@ export function modelName(model: Model | undefined): string {
   return model?.name || baseName(model?.file ?? null).replace(/\.gguf$/, "");
 }
 
+/** Models with the same name get the type of their weights behind it. */
+function tellApart(models: Model[]): void {
+  const names = models.map(modelName);
+  models.forEach((model, i) => {
+    const shared = names.filter((name) => name === names[i]).length > 1;
+    if (shared && model.weights) model.name = `${names[i]} (${model.weights})`;
+  });
+}
+
 export function readData(text: string): Data {
   const document = JSON.parse(text) as Document;
+  tellApart(document.models);
   const models = new Map(document.models.map((model) => [model.id, model]));
   const place = new Map(document.metric_names.map((name, index) => [name, index]));
   const cells = document.cells.map((raw): Cell => {

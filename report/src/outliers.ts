@@ -49,24 +49,30 @@ function drawing(list: Channel[], map: ChannelMap, width: number): PlotOptions {
   const every = Math.ceil(14 / (height * map.kv_heads));
   const step = Math.ceil((map.channels * 30) / width / 8) * 8;
   const shades = domain(list, value);
+  // An image of one pixel for each channel: as many elements would take seconds for a large model.
+  const pixels = new Array<number>(rows * map.channels).fill(NaN);
+  for (const channel of list) {
+    if (Number.isFinite(value(channel))) pixels[channel.row * map.channels + channel.channel] = Math.max(value(channel), shades[0]);
+  }
   return {
     width, height: rows * height + 48, marginLeft: 44, marginTop: 8, marginBottom: 40, marginRight: 8,
-    x: { type: "band", domain: Array.from({ length: map.channels }, (_, i) => i), label: "Channel", padding: 0,
-      ticks: Array.from({ length: Math.ceil(map.channels / step) }, (_, i) => i * step), tickFormat: String },
-    y: { type: "band", domain: Array.from({ length: rows }, (_, i) => i), padding: 0, tickSize: 3,
+    x: { domain: [0, map.channels], label: "Channel", labelAnchor: "center", labelArrow: "none",
+      ticks: Array.from({ length: Math.ceil(map.channels / step) }, (_, i) => i * step + 0.5), tickFormat: (x: number) => String(x - 0.5) },
+    y: { domain: [rows, 0], tickSize: 3, labelAnchor: "center", labelArrow: "none",
       label: map.kv_heads > 1 ? `Layer (${map.kv_heads} KV heads each)` : "Layer",
-      ticks: Array.from({ length: Math.ceil(map.layers / every) }, (_, i) => i * every * map.kv_heads),
-      tickFormat: (row: number) => String(row / map.kv_heads) },
-    color: { type: "log", domain: shades, clamp: true, interpolate: ramp(), unknown: "none" },
+      ticks: Array.from({ length: Math.ceil(map.layers / every) }, (_, i) => i * every * map.kv_heads + 0.5),
+      tickFormat: (y: number) => String((y - 0.5) / map.kv_heads) },
+    color: { type: "log", domain: shades, clamp: true, interpolate: ramp() },
     marks: [
-      Plot.cell(list, { x: "channel", y: "row", fill: (channel: Channel) => (Number.isFinite(value(channel))
-        ? Math.max(value(channel), shades[0]) : NaN) }),
+      Plot.raster(pixels, { width: map.channels, height: rows, imageRendering: "pixelated" }),
       // Between layers, where heads of the same layer would else not be seen to belong together.
       map.kv_heads > 1 && height > 5 ? Plot.ruleY(Array.from({ length: map.layers - 1 }, (_, i) => (i + 1) * map.kv_heads),
-        { stroke: "var(--card)", strokeWidth: 1.5, dy: -height / 2 }) : null,
-      Plot.tip(list, Plot.pointer({ x: "channel", y: "row", title: (channel: Channel) =>
-        `layer ${channel.layer}, head ${channel.head}, channel ${channel.channel}\nmean ${digits(channel.mean)}\n` +
-        `deviation ${digits(channel.std)}\n${title} ${digits(value(channel))}` })),
+        { stroke: "var(--card)", strokeWidth: 1.5 }) : null,
+      // The text is made when it is shown.
+      Plot.tip(list, Plot.pointer({ x: (channel: Channel) => channel.channel + 0.5, y: (channel: Channel) => channel.row + 0.5,
+        title: (channel: Channel) => channel, format: { title: (channel: Channel) =>
+          `layer ${channel.layer}, head ${channel.head}, channel ${channel.channel}\nmean ${digits(channel.mean)}\n` +
+          `deviation ${digits(channel.std)}\n${title} ${digits(value(channel))}` } })),
     ],
   };
 }

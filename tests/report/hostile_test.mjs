@@ -66,6 +66,11 @@ test("rows that lack everything", () => withPage(makePage("holes", { sql: `
   assert.deepEqual(await columnOf(page.locator("#results-table"), "KLD mean"), ["0 ± –"]);
 }));
 
+test("models of the same name are told apart", () => withPage(makePage("twins", { files: ["fixture.sql"], sql: `
+  UPDATE model SET name = 'twin', weights = 'W' || id;` }), async (page) => {
+  assert.deepEqual(await picker(page, "Model").locator("option").allTextContents(), ["twin (W1)", "twin (W2)"]);
+}));
+
 test("2,400 cells in one setting and over many are quick", async () => {
   const path = makePage("huge", { sql: `
     INSERT INTO model VALUES (1, 'a', 'm.gguf', 'M', 'qwen2', 'Q8_0', 1, 80, 64, 8, 128);

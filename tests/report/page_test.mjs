@@ -173,9 +173,42 @@ test("verdicts follow the rule and its threshold", () => withPage(async (page) =
   assert.equal(await page.locator("#size .key .dash + *, #size .key li:has(.dash)").last().textContent(), "threshold 0.001");
 }));
 
+/** The image of a heat map: its size and the colours of its pixels, row by row. */
+function pixels(chart) {
+  return chart.locator(".raster image").evaluate(async (element) => {
+    const image = new Image();
+    image.src = element.href.baseVal;
+    await image.decode();
+    const { width, height } = image;
+    const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
+    context.drawImage(image, 0, 0);
+    const { data } = context.getImageData(0, 0, width, height);
+    const colours = Array.from({ length: width * height }, (_, i) => `rgb(${data.slice(4 * i, 4 * i + 3).join(", ")})`);
+    return { width, height, colours };
+  });
+}
+
+/** A colour of the theme. */
+function colour(page, name) {
+  return page.evaluate((property) => {
+    const sample = document.body.appendChild(document.createElement("i"));
+    sample.style.setProperty("color", `var(${property})`);
+    const { color } = getComputedStyle(sample);
+    sample.remove();
+    return color;
+  }, name);
+}
+
 test("heat maps have a cell for each head and channel", () => withPage(async (page) => {
   const heat = page.locator("#outliers figure svg.plot").last();
-  assert.equal(await heat.locator(".cell rect").count(), 6 * 2 * 64);
+  const drawn = await pixels(heat);
+  assert.deepEqual([drawn.width, drawn.height, new Set(drawn.colours).size > 4], [64, 6 * 2, true]);
+  const most = await colour(page, "--ramp4");
+  assert.equal(drawn.colours[0], most, "the largest, 170");
+  const strong = drawn.colours.flatMap((of, i) => (of === most ? [i] : []));
+  assert.ok(strong.every((i) => (i % 64) % 32 === (Math.floor(i / 128) * 5 + (Math.floor(i / 64) % 2) * 11) % 32), "huge ones alone");
+  await heat.locator(".raster image").hover({ position: { x: 3, y: 3 } });
+  assert.match(await heat.locator("[aria-label=tip]").textContent(), /layer 0, head 0, channel 0\W+mean 170/);
   assert.match(await heat.getAttribute("aria-label"), /standin-a: 6 layers of 2 KV heads by 64 channels\. The largest is 170 in layer 0/);
   const largest = await rowsOf(page.locator("#outliers .table"));
   assert.deepEqual(largest[1].slice(0, 4), ["0", "0", "0", "170"]);
@@ -193,7 +226,8 @@ test("heat maps have a cell for each head and channel", () => withPage(async (pa
   // head 0 of layer 0: 2 + 1 % 5 + 0.17 bits
   assert.deepEqual((await rowsOf(page.locator("#plan-table")))[1], ["Keys", "0", "0", "3.17", "lm3*32,lm3*32"]);
   await picker(page, "Model").selectOption("2");
-  assert.equal(await page.locator("#outliers figure svg.plot").last().locator(".cell rect").count(), 24 * 2 * 64);
+  const other = await pixels(page.locator("#outliers figure svg.plot").last());
+  assert.deepEqual([other.width, other.height], [64, 24 * 2]);
   assert.equal(await page.locator(".plan-keys .cell rect").count(), 48);
 }));
 
@@ -264,7 +298,7 @@ test("nothing sticks out at the width of a telephone", () => withPage(async (pag
 
 test("charts are drawn anew for another width and another appearance", () => withPage(async (page) => {
   const chart = page.locator("#size svg.plot").last();
-  const fill = () => page.locator("#outliers figure .cell rect").first().evaluate((rect) => getComputedStyle(rect).fill);
+  const fill = async () => (await pixels(page.locator("#outliers figure svg.plot").last())).colours[0];
   assert.equal(await chart.getAttribute("width"), "1158");
   const light = await fill();
   await page.setViewportSize({ width: 800, height: 900 });
