@@ -159,7 +159,8 @@ Interval wilson(std::size_t successes, std::size_t trials) {
   const double z2 = kNormal95 * kNormal95;
   const double centre = (share + z2 / (2 * n)) / (1 + z2 / n);
   const double half = kNormal95 / (1 + z2 / n) * std::sqrt(share * (1 - share) / n + z2 / (4 * n * n));
-  return {std::max(0.0, centre - half), std::min(1.0, centre + half)};
+  // Of none and of all the bounds are 0 and 1 exactly, which the sums are not.
+  return {successes == 0 ? 0.0 : centre - half, successes == trials ? 1.0 : centre + half};
 }
 
 double quantile(std::span<const float> sorted, double q) {

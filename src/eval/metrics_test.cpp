@@ -96,7 +96,11 @@ TEST(Wilson, KnownValues) {
   const Interval range = wilson(8, 10);
   EXPECT_NEAR(range.low, 0.490162, 1e-5);
   EXPECT_NEAR(range.high, 0.943318, 1e-5);
-  EXPECT_DOUBLE_EQ(wilson(10, 10).high, 1);
+  for (std::size_t trials = 1; trials < 100; ++trials) {
+    EXPECT_EQ(wilson(trials, trials).high, 1) << trials;
+    EXPECT_EQ(wilson(0, trials).low, 0) << trials;
+    EXPECT_GT(wilson(1, trials).low, 0) << trials;
+  }
   EXPECT_NEAR(wilson(10, 10).low, 10 / (10 + 3.841459), 1e-6);
   EXPECT_EQ(wilson(0, 0).low, 0);
 }
