@@ -397,7 +397,8 @@ void KvCache::Impl::save(const std::filesystem::path& path, std::span<const std:
   file.section(std::as_bytes(std::span(text)));
   file.section(std::as_bytes(std::span(held)));
   for (Side* side : {&k, &v}) {
-    for (const Side::Pieces& pieces : side->contents(blocks, sequences, held)) {
+    Side::Copies copies;
+    for (const Side::Pieces& pieces : side->contents(blocks, sequences, held, &copies)) {
       file.section(std::vector<std::span<const std::byte>>(pieces.begin(), pieces.end()));
     }
   }

@@ -62,6 +62,21 @@ class FlexLayers {
   std::optional<codec::PermutationFile> file_;
 };
 
+/// Makes the tokens of a page from `first` on those of vectors of zeros.
+void store_zeros(const PageCodec& codec, std::byte* page, std::size_t first) {
+  std::vector<float> x(codec.dims());
+  for (std::size_t token = first; token < kPageTokens; ++token) {
+    std::fill(x.begin(), x.end(), 0.0F);
+    codec.store(x.data(), page, token);
+  }
+}
+
+std::span<std::byte> copy(std::span<const std::byte> bytes, Side::Copies& copies) {
+  AlignedBuffer<std::byte>& buffer = copies.emplace_back(bytes.size());
+  std::copy(bytes.begin(), bytes.end(), buffer.begin());
+  return buffer.span();
+}
+
 }  // namespace
 
 Side::Side(const CacheConfig& config, PageSide side, Isa isa)
@@ -253,26 +268,33 @@ void Side::copy_block(const BlockTable::Copy& slots) {
 }
 
 std::vector<Side::Pieces> Side::contents(const BlockTable& blocks, std::span<const std::size_t> sequences,
-                                         std::span<const std::size_t> lengths) {
+                                         std::span<const std::size_t> lengths, Copies* copies) {
   std::vector<Pieces> sections;
   for (std::size_t layer = 0; layer < layer_count_; ++layer) {
     const PageStore& pages = layers_[layer];
     for (std::size_t i = 0; i < sequences.size(); ++i) {
-      const std::size_t count = blocks_of(lengths[layer * sequences.size() + i]);
+      const std::size_t length = lengths[layer * sequences.size() + i], count = blocks_of(length);
       for (std::size_t h = 0; h < kv_heads_ && count > 0; ++h) {
         Pieces& pieces = sections.emplace_back();
         for (std::size_t block = 0; block < count; ++block) {
           pieces.emplace_back(pages.page(h, blocks.slot(sequences[i], block)), pages.page_bytes(h));
         }
+        if (copies == nullptr || length % kPageTokens == 0) continue;
+        pieces.back() = copy(pieces.back(), *copies);
+        store_zeros(*head(layer, h).codec, pieces.back().data(), length % kPageTokens);
       }
     }
   }
   if (window_) {
     Pieces vectors, held_from;
     for (std::size_t layer = 0; layer < layer_count_; ++layer) {
-      for (const std::size_t sequence : sequences) {
+      for (std::size_t i = 0; i < sequences.size(); ++i) {
+        const std::size_t sequence = sequences[i];
         vectors.push_back(window_->vectors(layer, sequence));
         held_from.push_back(std::as_writable_bytes(std::span(&window_->held_from(layer, sequence), 1)));
+        if (copies == nullptr) continue;
+        vectors.back() = copy(vectors.back(), *copies);
+        window_->clear_rest(layer, sequence, lengths[layer * sequences.size() + i], vectors.back());
       }
     }
     sections.push_back(std::move(vectors));

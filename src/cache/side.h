@@ -1,10 +1,12 @@
 #pragma once
 #include <cstddef>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "cache/basis.h"
 #include "cache/block_table.h"
 #include "cache/memory.h"
@@ -67,10 +69,12 @@ class Side {
 
   /// Memory that is one section of a saved cache.
   using Pieces = std::vector<std::span<std::byte>>;
+  using Copies = std::deque<AlignedBuffer<std::byte>>;
   /// The sections of a saved cache that holds the first lengths[layer * sequences.size() + i] tokens of sequences[i],
-  /// whose blocks lie where the table says.
+  /// whose blocks lie where the table says. With `copies`, what may hold leftovers of other tokens is copied there, and
+  /// zeros are stored in their place.
   std::vector<Pieces> contents(const BlockTable& blocks, std::span<const std::size_t> sequences,
-                               std::span<const std::size_t> lengths);
+                               std::span<const std::size_t> lengths, Copies* copies = nullptr);
   /// A hash of bases, window and codecs: bytes mean the same in caches that agree in it and in the spec's text.
   std::uint64_t identity() const;
 

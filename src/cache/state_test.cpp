@@ -4,11 +4,12 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <optional>
 
 #include "base/file_io.h"
 #include "base/hash.h"
 #include "cache/state_file.h"
-#include "cache/test_text.h"
+#include "cache/test_pool.h"
 
 namespace kvant::cache {
 namespace {
@@ -35,10 +36,11 @@ struct Folder {
   }
 };
 
-std::string saved(const KvCache& cache) {
+std::string saved(const KvCache& cache, std::optional<int> sequence = {}) {
   const Folder folder("saved");
-  cache.save(folder.path / "cache");
-  return read_text((folder.path / "cache").string());
+  const fs::path path = folder.path / "cache";
+  sequence ? cache.save(path, *sequence) : cache.save(path);
+  return read_text(path.string());
 }
 
 /// Constants of all kinds for a configuration.
@@ -149,6 +151,50 @@ TEST(KvCacheState, AllHeadSizesStoreTheSameBytesOnEveryTier) {
         ASSERT_TRUE(bytes == first) << name(isa) << " " << k << " " << v << " " << head_dim;
       }
     }
+  }
+}
+
+/// Sequences whose blocks and windows held, or share, tokens of another one: their files do not depend on it.
+TEST(KvCacheState, AllTypesSaveNothingOfOtherSequences) {
+  ThreadPool pool(2);
+  constexpr std::size_t kTokens = 140;
+  std::vector<CacheConfig> configs{make_planned_config(3, kTokens, 0)};
+  for (const auto& [k, v] :
+       std::vector<std::pair<const char*, const char*>>{{"f32", "bf16"},
+                                                        {"f16", "q8_0"},
+                                                        {"rot-q4_0", "q5_1"},
+                                                        {"lm4,norm=log8", "lm3,sinks=4,recent=20"},
+                                                        {"lm1,group=32,recent=9", "uni5,norm=log8"},
+                                                        {"f32,anchor=bias,scale=weights,sinks=50,recent=70", "lm2"},
+                                                        {"flexfix:0:5:0:1:0", "lm6"}}) {
+    configs.push_back(make_config(128, 2, k, v, kTokens));
+    configs.back().sequences = 3;
+    add_constants(configs.back(), Text(configs.back(), 1, 3));
+    for (LayerConstants& c : configs.back().constants) c.v_metric = metrics(2, 128, 17);
+  }
+  for (const CacheConfig& config : configs) {
+    SCOPED_TRACE(codec::to_string(config.k) + " " + codec::to_string(config.v, codec::PageSide::value));
+    const Text text(config, kTokens, 3), others[] = {{config, kTokens, 5}, {config, kTokens, 8}};
+    const auto recycled = [&](const Text* other) {
+      KvCache cache(config, pool, supported_isas().back());
+      for (int s = 0; s < 3 && other != nullptr; ++s) other->append(cache, s, 0, kTokens);
+      for (int s = 0; s < 3; ++s) cache.truncate(s, 0);
+      text.append(cache, 1, 0, 40);
+      text.append(cache, 1, 40, 37);
+      return saved(cache, 1) + saved(cache);
+    };
+    const auto forked = [&](const Text& other) {
+      KvCache cache(config, pool, supported_isas().back());
+      text.append(cache, 0, 0, 77);
+      other.append(cache, 0, 77, 60);
+      cache.fork(0, 1, 77);
+      const std::string file = saved(cache, 1);
+      cache.truncate(0, 77);
+      return file + saved(cache);
+    };
+    const std::string fresh = recycled(nullptr);
+    for (const Text& other : others) ASSERT_TRUE(recycled(&other) == fresh);
+    ASSERT_TRUE(forked(others[0]) == forked(others[1]));
   }
 }
 

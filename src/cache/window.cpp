@@ -77,6 +77,17 @@ std::span<std::byte> Window::vectors(std::size_t layer, std::size_t sequence) no
   return {slot(layer, sequence, 0, 0), shape_.kv_heads * (shape_.sinks + shape_.recent) * shape_.dims * 2};
 }
 
+void Window::clear_rest(std::size_t layer, std::size_t sequence, std::size_t length, std::span<std::byte> copy) const {
+  const std::size_t slots = shape_.sinks + shape_.recent, vector = shape_.dims * 2;
+  std::vector<char> held(slots);
+  std::fill_n(held.begin(), std::min(shape_.sinks, length), char{1});
+  const std::size_t from = std::max(held_from_[layer * shape_.sequences + sequence], shape_.sinks);
+  for (std::size_t p = from; p < length && shape_.recent > 0; ++p) held[shape_.sinks + p % shape_.recent] = 1;
+  for (std::size_t i = 0; i < shape_.kv_heads * slots; ++i) {
+    if (held[i % slots] == 0) std::fill_n(copy.begin() + static_cast<std::ptrdiff_t>(i * vector), vector, std::byte{0});
+  }
+}
+
 bool Window::store(std::size_t layer, std::size_t sequence, std::size_t kv_head, std::size_t position, std::size_t end,
                    const float* x) const {
   if (position < shape_.sinks) return encode_(x, shape_.dims, slot(layer, sequence, kv_head, position));

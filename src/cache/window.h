@@ -70,6 +70,8 @@ class Window {
   std::size_t& held_from(std::size_t layer, std::size_t sequence) noexcept {
     return held_from_[layer * shape_.sequences + sequence];
   }
+  /// Zeroes in a copy of vectors() what is not of the sequence's first `length` tokens.
+  void clear_rest(std::size_t layer, std::size_t sequence, std::size_t length, std::span<std::byte> copy) const;
   /// To be called where vectors() and held_from() of a sequence were changed: the last batch says nothing of it.
   void forget_batch(std::size_t sequence) noexcept { stretches_[sequence].count = 0; }
 
