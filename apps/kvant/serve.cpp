@@ -24,7 +24,8 @@ struct Options {
   CacheOptions cache;
   server::HttpServer::Options http;
   std::string key_file, alias, slot_folder;
-  std::size_t context = 0;  ///< 0: as trained, at most kContext
+  std::vector<std::string> hosts;  ///< names beside its own
+  std::size_t context = 0;         ///< 0: as trained, at most kContext
   int parallel = 4, keep = 32;
   std::string memory;  ///< empty: as much as `parallel` whole contexts take
   std::size_t queue = 64, max_tokens = 1024;
@@ -72,6 +73,14 @@ std::vector<std::string> read_keys(const std::string& path) {
 
 bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
 
+/// The names that requests may have for this server; none where it may be reached under names that it cannot know.
+std::vector<std::string> known_hosts(const std::string& address, const std::vector<std::string>& more) {
+  if (!is_loopback(address) && more.empty()) return {};
+  std::vector<std::string> hosts{"localhost", "127.0.0.1", "::1", address};
+  hosts.insert(hosts.end(), more.begin(), more.end());
+  return hosts;
+}
+
 /// Waits for a signal, then lets what runs come to its end. A second signal ends it at once.
 void wait_for_end(const StopSignals& signals, server::Scheduler& scheduler, int drain_seconds) {
   using std::chrono::milliseconds;
@@ -114,6 +123,7 @@ void run(const Options& options) {
   if (!options.slot_folder.empty()) server::remove_leftovers(options.slot_folder);
   server::HttpServer::Options http = options.http;
   if (!options.key_file.empty()) http.keys = read_keys(options.key_file);
+  http.hosts = known_hosts(http.host, options.hosts);
   const eval::CachePair pair = options.cache.pair();
   engine::Engine engine = options.model.open();
   const std::size_t context = options.context > 0 ? options.context : std::min(engine.config().context, kContext);
@@ -164,6 +174,12 @@ Command add_serve(CLI::App& app) {
   add_model_options(command, options->model, "fast");
   command.add_option("--host", options->http.host, "Address to listen on (default: 127.0.0.1)")->type_name("ADDRESS");
   number("--port", options->http.port, 0, 65535, "Port to listen on, 0 for any free one (default: 8080)");
+  command
+      .add_option("--allow-host", options->hosts,
+                  "A name under which clients may ask for this server, such as that of a proxy; may be repeated. On a "
+                  "loopback address others than localhost, 127.0.0.1 and [::1] are refused, elsewhere if this is given")
+      ->allow_extra_args(false)
+      ->type_name("NAME");
   number("--parallel", options->parallel, 1, 1024, "Answers that are made at a time (default: 4)");
   number("-c,--context", options->context, std::size_t{64}, std::size_t{1} << 40,
          "Tokens of a prompt and its answer (default: as trained, at most 4096)");

@@ -31,6 +31,21 @@ bool same_secret(std::string_view a, std::string_view b) {
   return difference == 0;
 }
 
+/// The name or address of a Host header or of an option: without port, brackets, and a dot at the end, in lower case.
+std::string host_name(std::string_view host) {
+  const bool bracketed = host.starts_with('[');  // an IPv6 address
+  const std::size_t end = host.find(bracketed ? ']' : ':'), colon = host.rfind(':');
+  if (bracketed && end != std::string_view::npos && (end + 1 == host.size() || colon == end + 1)) {
+    host = host.substr(1, end - 1);
+  } else if (!bracketed && end == colon) {
+    host = host.substr(0, end);
+  }
+  if (host.ends_with('.')) host.remove_suffix(1);
+  std::string name(host);
+  for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return name;
+}
+
 /// The events that a socket is ready for within a time; 0 when there are none.
 short poll_socket(int socket, short events, milliseconds wait) {
   pollfd entry{socket, events, 0};
@@ -180,6 +195,7 @@ struct HttpServer::Impl : httplib::Server {
   void fail(httplib::Response& response, int status, std::string_view message) const;
   bool refuse(const httplib::Request& request, httplib::Response& response) const;
   bool refuse_body(const httplib::Request& request, httplib::Response& response) const;
+  bool meant_for_us(const httplib::Request& request) const;
   bool authorized(const httplib::Request& request) const;
   void answer(const httplib::Request& request, httplib::Response& response) const;
   bool process_and_close_socket(socket_t socket) override;
@@ -189,6 +205,7 @@ struct HttpServer::Impl : httplib::Server {
 
 HttpServer::Impl::Impl(HttpServer::Options o, HttpServer::Handler h, HttpServer::ErrorBody e)
     : options(std::move(o)), handler(std::move(h)), error_body(std::move(e)) {
+  for (std::string& host : options.hosts) host = host_name(host);
   new_task_queue = [this] { return new ConnectionThreads(options.connections, active); };
   set_payload_max_length(options.body_bytes);
   set_tcp_nodelay(true);
@@ -236,6 +253,13 @@ void HttpServer::Impl::fail(httplib::Response& response, int status, std::string
   response.set_content(error_body(status, message), "application/json");
 }
 
+bool HttpServer::Impl::meant_for_us(const httplib::Request& request) const {
+  const auto& hosts = options.hosts;
+  return hosts.empty() ||
+         (request.get_header_value_count("Host") == 1 &&
+          std::find(hosts.begin(), hosts.end(), host_name(request.get_header_value("Host"))) != hosts.end());
+}
+
 bool HttpServer::Impl::authorized(const httplib::Request& request) const {
   if (options.keys.empty()) return true;
   const auto& open = options.open_paths;
@@ -253,6 +277,10 @@ bool HttpServer::Impl::authorized(const httplib::Request& request) const {
 bool HttpServer::Impl::refuse(const httplib::Request& request, httplib::Response& response) const {
   if (request.target.size() > options.path_bytes) {  // comes first: httplib's patterns take stack for each byte
     fail(response, 414, fmt::format("the path is over {} bytes", options.path_bytes));
+  } else if (!meant_for_us(request)) {
+    fail(response, 403,
+         fmt::format("the request is for the host \"{}\", which is not a name of this server",
+                     printable(request.get_header_value("Host"))));
   } else if (request.method != "GET" && request.method != "POST") {
     fail(response, 405, "only GET and POST are served");
     response.set_header("Allow", "GET, POST");

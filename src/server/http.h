@@ -38,6 +38,9 @@ class HttpServer {
     std::string host = "127.0.0.1";
     int port = 8080;                     ///< 0: any free one
     std::vector<std::string> keys = {};  ///< one of which a request must bear, but for `open_paths`; none: no need
+    /// Names and addresses of this server, of which a request's Host must be one, with any port; none: no matter. A
+    /// page of another site whose name was made to lead to this machine (DNS rebinding) cannot read answers then.
+    std::vector<std::string> hosts = {};
     std::vector<std::string> open_paths = {"/health", "/", "/style.css", "/app.js"};
     std::size_t connections = 128;  ///< at a time
     std::size_t path_bytes = 256;

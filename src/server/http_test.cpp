@@ -239,6 +239,25 @@ TEST_F(HttpTest, KeysAreChecked) {
   EXPECT_EQ(handled_, 3);
 }
 
+TEST_F(HttpTest, HostsAreChecked) {
+  start({.hosts = {"127.0.0.1", "localhost", "[::1]", "Proxy.example"}});
+  const auto with = [&](std::string_view headers) { return ask(fmt::format("GET / HTTP/1.1\r\n{}\r\n", headers)); };
+  for (const char* good : {"127.0.0.1", "127.0.0.1:9", "localhost:80", "LocalHost", "localhost.", "[::1]", "[::1]:8080",
+                           "proxy.EXAMPLE:443"}) {
+    EXPECT_THAT(with(fmt::format("Host: {}\r\n", good)), StartsWith("HTTP/1.1 200")) << good;
+  }
+  const int served = handled_;
+  for (const char* bad :
+       {"evil.example", "localhost.evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "127.0.0.2", "[::2]",
+        "[", "[]", "]", ":", ".", "localhost..", "localhost:80:80", "[localhost", "[::1]x", "[::1]x:80"}) {
+    EXPECT_THAT(with(fmt::format("Host: {}\r\n", bad)), StartsWith("HTTP/1.1 403")) << bad;
+  }
+  EXPECT_THAT(with(""), StartsWith("HTTP/1.1 403"));
+  EXPECT_THAT(with("Host: localhost\r\nHost: evil.example\r\n"), StartsWith("HTTP/1.1 403"));
+  EXPECT_THAT(ask(post("/", "{}")), StartsWith("HTTP/1.1 403"));
+  EXPECT_EQ(handled_, served);
+}
+
 TEST_F(HttpTest, ConnectionsBeyondTheLimitAreRefused) {
   start({.connections = 2});
   Raw first(server_->port()), second(server_->port());

@@ -288,6 +288,31 @@ TEST_F(SchedulerTest, RefusesWhatItCannotTake) {
   EXPECT_EQ(why({job(prompt(1, 5))}), Refused::Why::stopping);
 }
 
+/// A token that the model refuses, among others' rows: at once, in a second chunk, and while others generate.
+TEST_F(SchedulerTest, AnErrorOfTheModelEndsItsOwnAnswerOnly) {
+  const auto scheduler = start(4);
+  std::vector<Job> jobs{job(prompt(1, 40), 30), job(prompt(2, 300), 10), job(prompt(3, 20), 10),
+                        job(prompt(4, 300), 10)};
+  std::vector<Job> good{jobs[0], jobs[3]};
+  jobs[1].prompt[280] = 1 << 30;
+  jobs[2].prompt[5] = 1 << 30;
+  const auto results = read(*scheduler->submit(jobs));
+  for (const std::size_t bad : {1u, 2u}) {
+    EXPECT_EQ(results[bad].ending.finish, Finish::failed);
+    EXPECT_THAT(results[bad].ending.error, testing::HasSubstr("token 1073741824 is outside the vocabulary"));
+    EXPECT_EQ(results[bad].text, "");
+  }
+  EXPECT_EQ(results[0], one(*start(1), good[0]));
+  EXPECT_EQ(results[3], one(*start(1), good[1]));
+  EXPECT_EQ(scheduler->load().finished[static_cast<std::size_t>(Finish::failed)], 2u);
+  // What was computed before the error is kept, and is right.
+  Job again = jobs[1];
+  again.prompt[280] = 7;
+  const Result after = one(*scheduler, again);
+  EXPECT_EQ(after.ending.cached_tokens, 256u);
+  EXPECT_EQ(after, one(*start(1), again));
+}
+
 TEST_F(SchedulerTest, DrainingFinishesWhatWasAccepted) {
   const auto scheduler = start(1);
   std::vector<Job> jobs{job(prompt(1, 10), 20), job(prompt(2, 10), 20)};

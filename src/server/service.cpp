@@ -18,6 +18,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
+constexpr std::string_view kChat = "/v1/chat/completions";
 constexpr auto kGlance = 200ms;  ///< how often a wait looks whether the client is still there
 constexpr auto kPartWait = 1s;   ///< longest wait of a stream's part
 /// What others call a request whose client has gone; nobody reads it.
@@ -55,7 +56,8 @@ HttpResponse failure(int status, std::string_view message, std::string_view fiel
   return {.status = status, .body = error_body(type_of(status), message, field, code.empty() ? code_of(status) : code)};
 }
 
-HttpResponse refused(const Refused& refusal) {
+/// prompt: the field that holds it
+HttpResponse refused(const Refused& refusal, std::string_view prompt) {
   switch (refusal.why()) {
     case Refused::Why::busy: {
       HttpResponse response = failure(429, refusal.what());
@@ -67,7 +69,7 @@ HttpResponse refused(const Refused& refusal) {
     case Refused::Why::too_long:
       break;
   }
-  return failure(400, refusal.what(), "messages", "context_length_exceeded");
+  return failure(400, refusal.what(), prompt, "context_length_exceeded");
 }
 
 /// Status and message of an answer that came to no good end; nothing for the others.
@@ -187,7 +189,7 @@ HttpResponse Service::handle(const HttpRequest& request) {
   } catch (const NoSuchModel& e) {
     return failure(404, e.what(), "model", "model_not_found");
   } catch (const Refused& e) {
-    return refused(e);
+    return refused(e, request.path == kChat ? "messages" : "prompt");
   } catch (const Error& e) {
     return failure(e.code() == ErrorCode::invalid_argument ? 400 : 500, e.what());
   } catch (const std::bad_alloc&) {
@@ -203,7 +205,7 @@ HttpResponse Service::route(const HttpRequest& request) {
     HttpResponse (*serve)(Service&, const HttpRequest&);
   };
   static constexpr std::array kRoutes{
-      Route{"POST", "/v1/chat/completions", [](Service& s, const HttpRequest& r) { return s.chat(r); }},
+      Route{"POST", kChat, [](Service& s, const HttpRequest& r) { return s.chat(r); }},
       Route{"POST", "/v1/completions", [](Service& s, const HttpRequest& r) { return s.completion(r); }},
       Route{"GET", "/v1/models",
             [](Service& s, const HttpRequest&) {

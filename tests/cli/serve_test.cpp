@@ -19,10 +19,10 @@ using testing::StartsWith;
 
 class Serve : public testing::Test {
  protected:
-  void start(std::vector<std::string> more = {}) {
+  void start(std::vector<std::string> more = {}, const std::string& model = {}) {
     std::vector<std::string> arguments{"serve",
                                        "-m",
-                                       write_chat_model(folder_),
+                                       model.empty() ? write_chat_model(folder_) : model,
                                        "--port",
                                        "0",
                                        "--alias",
@@ -187,6 +187,11 @@ TEST_F(Serve, ErrorsHaveTheInterfacesShape) {
   const auto [too_long, length] = post("/v1/completions", {{"prompt", std::vector<int>(512, 5)}});
   EXPECT_EQ(too_long, 400);
   EXPECT_EQ(length["error"]["code"], "context_length_exceeded");
+  EXPECT_EQ(length["error"]["param"], "prompt");
+  std::string words;
+  for (int i = 0; i < 600; ++i) words += "old ";
+  const json chat = {{"messages", {{{"role", "user"}, {"content", words}}}}};
+  EXPECT_EQ(post("/v1/chat/completions", chat).second["error"]["param"], "messages");
   EXPECT_EQ(post("/v1/completions", {{"prompt", {1, 1 << 30}}}).first, 400);
   EXPECT_EQ(post("/v1/nothing", json::object()).first, 404);
   EXPECT_EQ(client().Get("/v1/completions")->status, 405);
@@ -238,6 +243,61 @@ TEST_F(Serve, AFullQueueIsRefusedAndClientsThatLeaveMakeRoom) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   EXPECT_EQ(status, 200);
+}
+
+/// Token 7 has an embedding that is not a number, which the cache finds when keys of the batch are stored already.
+TEST_F(Serve, AnErrorOfTheModelEndsItsOwnAnswerOnly) {
+  const auto file = gguf::File::open(kModel);
+  const gguf::Tensor& embedding = file.tensor("token_embd.weight");
+  std::vector<std::byte> broken(embedding.data.begin(), embedding.data.end());
+  std::fill_n(broken.begin() + static_cast<std::ptrdiff_t>(7 * broken.size() / embedding.rows()), 2, std::byte{0x7f});
+  Changes changes;
+  changes.without_tensor = embedding.name;
+  changes.metadata = [&](gguf::Writer& w) {
+    w.add("token_embd.weight", embedding.type, embedding.shape, broken);
+    w.add("output.weight", embedding.type, embedding.shape, embedding.data);  // which would be the same tensor
+  };
+  start({}, write_model(folder_, changes));
+  const json body = {{"prompt", {11, 12, 13}}, {"max_tokens", 200}, {"temperature", 0}, {"ignore_eos", true}};
+  const json alone = post("/v1/completions", body).second;
+  ASSERT_EQ(alone["usage"]["completion_tokens"], 200);
+  std::atomic<bool> ended{false};
+  json beside;
+  std::jthread other([&] {
+    beside = post("/v1/completions", body).second;
+    ended = true;
+  });
+  int failed = 0;
+  do {
+    const auto [status, answer] = post("/v1/completions", {{"prompt", {21, 22, 7}}, {"max_tokens", 5}});
+    EXPECT_EQ(status, 500);
+    EXPECT_EQ(answer["error"]["type"], "server_error");
+    EXPECT_THAT(answer["error"]["message"].get<std::string>(), HasSubstr("of layer 0, KV head 0, position 2: NaN"));
+    ++failed;
+  } while (!ended);
+  other.join();
+  EXPECT_EQ(beside["choices"], alone["choices"]);
+  EXPECT_GT(failed, 1);
+  const std::string metrics = client().Get("/metrics")->body;
+  EXPECT_THAT(metrics, HasSubstr("kvant_answers_running 0"));
+}
+
+/// A page of another site whose name leads to this machine sends that name.
+TEST_F(Serve, AnswersToItsNamesOnly) {
+  const auto ask = [&](const std::string& host) { return client().Get("/v1/models", {{"Host", host}}); };
+  start({"--allow-host", "kvant.example"});
+  for (const char* good : {"127.0.0.1", "localhost:9", "[::1]:80", "kvant.example"}) {
+    EXPECT_EQ(ask(good)->status, 200) << good;
+  }
+  const auto refused = ask("evil.example:8080");
+  EXPECT_EQ(refused->status, 403);
+  const json error = json::parse(refused->body)["error"];
+  EXPECT_EQ(error["type"], "invalid_request_error");
+  EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("evil.example"));
+  start();
+  EXPECT_EQ(ask("localhost")->status, 200);
+  EXPECT_EQ(ask("kvant.example")->status, 403);
+  EXPECT_EQ(client().Get("/health", {{"Host", "kvant.example"}})->status, 403);
 }
 
 TEST_F(Serve, AsksForAKey) {
