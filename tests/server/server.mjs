@@ -6,12 +6,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 /** Starts a server; "KEYS" among the options stands for a file with the keys. */
-export async function startServer({ options = [], keys = [], context = 1024 } = {}) {
+export async function startServer({ options = [], keys = [], context = 1024, precision = "reference" } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "kvant-serve-"));
   const file = join(folder, "keys");
   writeFileSync(file, keys.map((key) => `${key}\n`).join(""));
   const child = spawn(process.env.KVANT_BINARY, ["serve", "-m", process.env.KVANT_MODEL, "--port", "0", "--alias", "small",
-    "-c", String(context), "--precision", "reference", ...options.map((option) => (option === "KEYS" ? file : option))],
+    "-c", String(context), "--precision", precision, ...options.map((option) => (option === "KEYS" ? file : option))],
   { stdio: ["ignore", "inherit", "pipe"] });
   let log = "";
   const exited = new Promise((resolve) => child.once("exit", (code, signal) => resolve(code ?? signal)));
