@@ -48,7 +48,7 @@ std::span<const WeightKernel<Gemv>> gemv_kernels() noexcept;
 /// Operands of a prefill kernel: a panel of weight rows by any number of rows of x.
 struct GemmArgs {
   static constexpr std::size_t kMaxRows = 48;
-  static constexpr std::size_t kPanelBytes = 18 * 1024 + 512;
+  static constexpr std::size_t kPanelBytes = 30 * 1024;
   /// Scratch for `n` rows of x: a panel, and sums that stay together in the cache until all columns are done.
   static constexpr std::size_t scratch_bytes(std::size_t n) { return kPanelBytes + n * kMaxRows * sizeof(float); }
 

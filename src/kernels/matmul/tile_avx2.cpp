@@ -6,31 +6,13 @@
 
 #ifdef KVANT_X86
 KVANT_TARGET_AVX2_BEGIN
+#include "kernels/matmul/transpose_avx2.h"
+
 namespace kvant::kernels::avx2 {
 namespace {
 
 constexpr std::size_t kColumns = 16;  // two registers
 constexpr std::size_t kRows = 6;      // 12 sums, 2 weights and 1 activation in 16 registers
-
-/// Transposes 8 registers of 8 floats.
-void transpose(__m256 (&r)[8]) noexcept {
-  __m256 t[8];
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-  }
-  for (int j = 0; j < 4; ++j) {  // halves of r[4 i + j] hold floats j and j + 4 of rows 4 i to 4 i + 3
-    t[j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x20);
-    t[4 + j] = _mm256_permute2f128_ps(r[j], r[4 + j], 0x31);
-  }
-  for (int i = 0; i < 8; ++i) r[i] = t[i];
-}
 
 void pack(const float* rows, std::size_t stride, std::size_t depth, std::size_t first, void* panel) noexcept {
   auto* out = static_cast<float*>(panel) + first;

@@ -1,0 +1,340 @@
+#include <algorithm>
+#include <type_traits>
+
+#include "kernels/matmul/formats_avx2.h"
+#include "kernels/matmul/kernels.h"
+
+#ifdef KVANT_X86
+KVANT_TARGET_AVX2_BEGIN
+#include "kernels/matmul/transpose_avx2.h"
+
+namespace kvant::kernels::avx2 {
+namespace {
+
+constexpr std::size_t kColumns = GemmArgs::kMaxRows;
+constexpr std::size_t kVectors = 2;          // of 8 columns
+constexpr std::size_t kUnit = 8 * kVectors;  // columns that a tile takes at a time
+constexpr std::size_t kUnits = kColumns / kUnit;
+constexpr std::size_t kXRows = 4;  // 8 sums, up to 4 weights and 2 activations in 16 registers
+
+/// 256 values of 48 rows of weights. The four codes of a lane are those of ActivationBlock; a step is one lane of all
+/// rows, and the 8 steps of a group follow each other: 4 of its values 0-15, then 4 of its values 16-31. Registers are
+/// stored whole: of a step as bytes its columns 0-7 and 8-15, as 16-bit codes the even bytes of each, then the odd
+/// ones.
+template <class Code>
+struct Panel {
+  Code codes[kUnits][64][kUnit * 4];
+  float scale[16][kColumns];  // of 8 groups, or 16 halves of groups
+  float min[16][kColumns];    // subtracted
+};
+static_assert(sizeof(Panel<std::int16_t>) <= GemmArgs::kPanelBytes);
+
+template <std::size_t kRows>
+using Products = __m256i[kRows][kVectors];
+
+__m256i load_codes(const void* p) noexcept { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
+__m256i lane_to_all(const void* q) noexcept { return _mm256_set1_epi32(load<int>(q)); }
+/// Bytes 0 and 2, and bytes 1 and 3, of each dword as two 16-bit numbers.
+__m256i even_bytes(__m256i a) noexcept { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+__m256i odd_bytes(__m256i a) noexcept { return _mm256_srai_epi16(a, 8); }
+/// Adds pairs of 16-bit sums.
+__m256i add_pairs(__m256i a) noexcept { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
+
+/// Keeps a sum where it is: g++ would compute many products first, to add them later, and run out of registers.
+[[gnu::always_inline]] inline void settle(__m256i& sum) noexcept { asm("" : "+x"(sum)); }
+
+// How codes meet activations, by their size. `Rows` are the rows of x of a tile; `add` takes 4 steps, the activations
+// from byte `at` of their codes on; `whole` makes 32-bit numbers of sums.
+
+/// Unsigned codes of up to 4 bits: 8 sums of two products fit 16 bits (8 * 2 * 15 * 127 < 2^15).
+struct Nibbles {
+  using Code = std::uint8_t;
+  template <std::size_t kRows>
+  struct Rows {
+    const ActivationBlock* x;
+    explicit Rows(const ActivationBlock* blocks) noexcept : x(blocks) {}
+    const std::int8_t* at(std::size_t r, std::size_t byte) const noexcept { return x[r].q[0] + byte; }
+  };
+  template <std::size_t kRows>
+  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const Rows<kRows>& x, std::size_t at,
+                                         Products<kRows>& sums) noexcept {
+    KVANT_UNROLL
+    for (std::size_t s = 0; s < 4; ++s) {
+      const __m256i w[kVectors] = {load_codes(codes[s]), load_codes(codes[s] + 32)};
+      KVANT_UNROLL
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const __m256i q = lane_to_all(x.at(r, at + 4 * s));
+        KVANT_UNROLL
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          sums[r][v] = _mm256_add_epi16(sums[r][v], _mm256_maddubs_epi16(w[v], q));
+          settle(sums[r][v]);
+        }
+      }
+    }
+  }
+  static __m256i whole(__m256i sums) noexcept { return add_pairs(sums); }
+};
+
+/// Unsigned codes of up to 6 bits: 2 sums of two products fit (2 * 2 * 63 * 127 < 2^15).
+struct SixBits {
+  using Code = std::uint8_t;
+  template <std::size_t kRows>
+  using Rows = Nibbles::Rows<kRows>;
+  template <std::size_t kRows>
+  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const Rows<kRows>& x, std::size_t at,
+                                         Products<kRows>& sums) noexcept {
+    KVANT_UNROLL
+    for (std::size_t s = 0; s < 4; s += 2) {
+      KVANT_UNROLL
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const __m256i q0 = lane_to_all(x.at(r, at + 4 * s)), q1 = lane_to_all(x.at(r, at + 4 * s + 4));
+        KVANT_UNROLL
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          const __m256i two = _mm256_add_epi16(_mm256_maddubs_epi16(load_codes(codes[s] + 32 * v), q0),
+                                               _mm256_maddubs_epi16(load_codes(codes[s + 1] + 32 * v), q1));
+          sums[r][v] = _mm256_add_epi32(sums[r][v], add_pairs(two));
+          settle(sums[r][v]);
+        }
+      }
+    }
+  }
+  static __m256i whole(__m256i sums) noexcept { return sums; }
+};
+
+/// Signed codes: 16-bit factors.
+struct Bytes {
+  using Code = std::int16_t;
+  template <std::size_t kRows>
+  struct Rows {
+    alignas(32) std::int16_t even[kRows][128], odd[kRows][128];
+    explicit Rows(const ActivationBlock* blocks) noexcept {
+      for (std::size_t r = 0; r < kRows; ++r) {
+        for (std::size_t i = 0; i < 256; i += 32) {
+          const __m256i q = load_codes(blocks[r].q[0] + i);
+          _mm256_store_si256(reinterpret_cast<__m256i*>(even[r] + i / 2), even_bytes(q));
+          _mm256_store_si256(reinterpret_cast<__m256i*>(odd[r] + i / 2), odd_bytes(q));
+        }
+      }
+    }
+  };
+  template <std::size_t kRows>
+  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const Rows<kRows>& x, std::size_t at,
+                                         Products<kRows>& sums) noexcept {
+    KVANT_UNROLL
+    for (std::size_t s = 0; s < 4; ++s) {
+      const std::size_t i = at / 2 + 2 * s;
+      KVANT_UNROLL
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        const __m256i even = load_codes(codes[s] + 32 * v), odd = load_codes(codes[s] + 32 * v + 16);
+        KVANT_UNROLL
+        for (std::size_t r = 0; r < kRows; ++r) {
+          const __m256i two = _mm256_add_epi32(_mm256_madd_epi16(even, lane_to_all(x.even[r] + i)),
+                                               _mm256_madd_epi16(odd, lane_to_all(x.odd[r] + i)));
+          sums[r][v] = _mm256_add_epi32(sums[r][v], two);
+          settle(sums[r][v]);
+        }
+      }
+    }
+  }
+  static __m256i whole(__m256i sums) noexcept { return sums; }
+};
+
+/// Codes of 8 rows, one register each, to columns [first, first + 8) of the panel: registers j of a half's groups,
+/// `part` 0 values 0-15, 1 values 16-31.
+template <class Code>
+void pack_codes(__m256 (&rows)[8], std::size_t half, std::size_t j, std::size_t part, std::size_t first,
+                Panel<Code>& panel) noexcept {
+  transpose(rows);
+  for (std::size_t i = 0; i < 8; ++i) {
+    const std::size_t step = 32 * half + (2 * j + i / 4) * 8 + 4 * part + i % 4;
+    auto* to = reinterpret_cast<__m256i*>(panel.codes[first / kUnit][step] + first % kUnit * 4);
+    const __m256i codes = _mm256_castps_si256(rows[i]);
+    if constexpr (sizeof(Code) == 1) {
+      _mm256_store_si256(to, codes);
+    } else {
+      _mm256_store_si256(to, even_bytes(codes));
+      _mm256_store_si256(to + 1, odd_bytes(codes));
+    }
+  }
+}
+
+/// Lanes kStride * i of 8 rows to out[i].
+template <std::size_t kCount, std::size_t kStride>
+void pack_scales(__m256 (&rows)[8], std::size_t first, float (*out)[kColumns]) noexcept {
+  transpose(rows);
+  for (std::size_t i = 0; i < kCount; ++i) _mm256_store_ps(out[i] + first, rows[kStride * i]);
+}
+
+/// The codes of a half of 8 rows.
+template <class Code, class CodesOfRow>
+void pack_half(std::size_t half, std::size_t first, Panel<Code>& panel, const CodesOfRow& codes_of) noexcept {
+  for (std::size_t j = 0; j < 2; ++j) {
+    __m256 low[8], high[8];
+    for (std::size_t i = 0; i < 8; ++i) {
+      const Codes codes = codes_of(i);
+      low[i] = _mm256_castsi256_ps(codes.low[j]);
+      high[i] = _mm256_castsi256_ps(codes.high[j]);
+    }
+    pack_codes(low, half, j, 0, first, panel);
+    pack_codes(high, half, j, 1, first, panel);
+  }
+}
+
+/// Types of 32-value blocks. An offset of the codes counts as a min.
+template <class Format, class Products_>
+struct Blocks {
+  using Kind = Products_;
+  static constexpr std::size_t kBytes = 8 * sizeof(typename Format::Block);
+  static constexpr std::size_t kScales = 8;
+  static constexpr bool kHasMin = Format::kHasMin || Format::kOffset != 0;
+
+  /// Columns [first, first + 8) of a panel from 8 pointers to 256 values each.
+  static void pack(const std::byte* const (&rows)[8], std::size_t first, Panel<typename Kind::Code>& panel) noexcept {
+    for (std::size_t half = 0; half < 2; ++half) {
+      Format w[8];
+      for (std::size_t i = 0; i < 8; ++i) w[i] = Format::load(rows[i] + half * (kBytes / 2));
+      pack_half(half, first, panel, [&](std::size_t i) { return w[i].codes; });
+      for (std::size_t j = 0; j < 2; ++j) {
+        __m256 d[8], m[8];
+        for (std::size_t i = 0; i < 8; ++i) {
+          d[i] = w[i].d[j];
+          if constexpr (Format::kHasMin) m[i] = _mm256_sub_ps(_mm256_setzero_ps(), w[i].m[j]);
+          if constexpr (Format::kOffset != 0) m[i] = _mm256_mul_ps(d[i], _mm256_set1_ps(Format::kOffset));
+        }
+        pack_scales<2, 4>(d, first, panel.scale + 4 * half + 2 * j);
+        if constexpr (kHasMin) pack_scales<2, 4>(m, first, panel.min + 4 * half + 2 * j);
+      }
+    }
+  }
+};
+
+/// Superblocks.
+template <class Format, class Products_>
+struct Super {
+  using Kind = Products_;
+  static constexpr std::size_t kBytes = sizeof(typename Format::Block);
+  static constexpr std::size_t kScales = Format::kScales;
+  static constexpr bool kHasMin = Format::kHasMin || kScales == 16;
+
+  static void pack(const std::byte* const (&rows)[8], std::size_t first, Panel<typename Kind::Code>& panel) noexcept {
+    Format w[8];
+    for (std::size_t i = 0; i < 8; ++i) w[i] = Format::load(rows[i]);
+    for (std::size_t half = 0; half < 2; ++half) {
+      pack_half(half, first, panel, [&](std::size_t i) { return w[i].codes(static_cast<int>(half)); });
+      if constexpr (kScales == 16) {
+        pack_lanes([&](std::size_t i) { return w[i].scale[half]; }, first, panel.scale + 8 * half);
+        pack_lanes([&](std::size_t i) { return w[i].min[half]; }, first, panel.min + 8 * half);
+      }
+    }
+    if constexpr (kScales == 8) {
+      pack_lanes([&](std::size_t i) { return w[i].scale; }, first, panel.scale);
+      if constexpr (kHasMin) pack_lanes([&](std::size_t i) { return w[i].min; }, first, panel.min);
+    }
+  }
+
+ private:
+  template <class OfRow>
+  static void pack_lanes(const OfRow& of_row, std::size_t first, float (*out)[kColumns]) noexcept {
+    __m256 rows[8];
+    for (std::size_t i = 0; i < 8; ++i) rows[i] = of_row(i);
+    pack_scales<8, 1>(rows, first, out);
+  }
+};
+
+/// Adds the products of a group, or half a group, of one unit to `totals`, and empties them.
+template <class Type, std::size_t kRows>
+[[gnu::always_inline]] inline void finish(Products<kRows>& products, const Panel<typename Type::Kind::Code>& panel,
+                                          const ActivationBlock* x, std::size_t group, std::size_t part,
+                                          std::size_t column, float (*totals)[kColumns]) noexcept {
+  const std::size_t s = Type::kScales == 8 ? group : 2 * group + part;
+  KVANT_UNROLL
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    const std::size_t c = column + 8 * v;
+    const __m256 w_scale = _mm256_load_ps(panel.scale[s] + c);
+    KVANT_UNROLL
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const __m256 scale = _mm256_mul_ps(w_scale, _mm256_broadcast_ss(x[r].scale + group));
+      __m256 sum = _mm256_load_ps(totals[r] + c);
+      if constexpr (Type::kHasMin) {
+        const __m256 min = _mm256_load_ps(panel.min[s] + c);
+        sum = Type::kScales == 8 ? _mm256_fmadd_ps(min, _mm256_broadcast_ss(x[r].minus_sum + group), sum)
+                                 : _mm256_fnmadd_ps(min, _mm256_broadcast_ss(x[r].half_sum + s), sum);
+      }
+      sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(Type::Kind::whole(products[r][v])), scale, sum);
+      _mm256_store_ps(totals[r] + c, sum);
+      products[r][v] = _mm256_setzero_si256();
+    }
+  }
+}
+
+/// Adds the product of kRows rows of x, at adjacent blocks, and a panel to `totals`.
+template <class Type, std::size_t kRows>
+void tile(const Panel<typename Type::Kind::Code>& panel, const ActivationBlock* x, float (*totals)[kColumns]) noexcept {
+  using Kind = typename Type::Kind;
+  const typename Kind::template Rows<kRows> rows(x);
+  for (std::size_t unit = 0; unit < kUnits; ++unit) {
+    Products<kRows> products = {};
+    for (std::size_t group = 0; group < 8; ++group) {
+      const std::size_t at = group / 4 * 128 + group % 4 * 16;
+      KVANT_UNROLL
+      for (std::size_t part = 0; part < 2; ++part) {
+        Kind::template add<kRows>(panel.codes[unit] + 8 * group + 4 * part, rows, at + 64 * part, products);
+        if (Type::kScales == 16 || part == 1) {
+          finish<Type, kRows>(products, panel, x, group, part, unit * kUnit, totals);
+        }
+      }
+    }
+  }
+}
+
+template <class Type>
+void gemm(const GemmArgs& a) noexcept {
+  using TypePanel = Panel<typename Type::Kind::Code>;
+  using Tile = void (*)(const TypePanel&, const ActivationBlock*, float(*)[kColumns]) noexcept;
+  static constexpr Tile kTiles[kXRows] = {tile<Type, 1>, tile<Type, 2>, tile<Type, 3>, tile<Type, 4>};
+  static constexpr std::byte kZeros[Type::kBytes] = {};
+  auto& panel = *reinterpret_cast<TypePanel*>(a.scratch);
+  auto* totals = reinterpret_cast<float(*)[kColumns]>(a.scratch + GemmArgs::kPanelBytes);
+  std::memset(totals, 0, a.n * sizeof *totals);
+  const std::size_t row_bytes = a.cols * Type::kBytes / 256;
+  for (std::size_t k = 0; k < a.cols; k += 256) {
+    const std::size_t bytes = std::min<std::size_t>(256, a.cols - k) * Type::kBytes / 256;
+    for (std::size_t first = 0; first < kColumns; first += 8) {
+      std::byte padded[8][Type::kBytes];
+      const std::byte* rows[8];
+      for (std::size_t i = 0; i < 8; ++i) {
+        rows[i] = first + i < a.rows ? a.weights + (first + i) * row_bytes + k * Type::kBytes / 256 : kZeros;
+        if (bytes < Type::kBytes && first + i < a.rows) {
+          std::memset(padded[i], 0, Type::kBytes);
+          std::memcpy(padded[i], rows[i], bytes);
+          rows[i] = padded[i];
+        }
+      }
+      Type::pack(rows, first, panel);
+    }
+    const ActivationBlock* x = a.blocks + k / 256 * a.n;
+    for (std::size_t r = 0; r < a.n; r += kXRows) {
+      kTiles[std::min(kXRows, a.n - r) - 1](panel, x + r, totals + r);
+    }
+  }
+  for (std::size_t r = 0; r < a.n; ++r) std::memcpy(a.y + r * a.y_stride, totals[r], a.rows * sizeof(float));
+}
+
+}  // namespace
+
+void gemm_q4_0(const GemmArgs& a) noexcept { gemm<Blocks<Q4_0, Nibbles>>(a); }
+void gemm_q4_1(const GemmArgs& a) noexcept { gemm<Blocks<Q4_1, Nibbles>>(a); }
+void gemm_q5_0(const GemmArgs& a) noexcept { gemm<Blocks<Q5_0, SixBits>>(a); }
+void gemm_q5_1(const GemmArgs& a) noexcept { gemm<Blocks<Q5_1, SixBits>>(a); }
+void gemm_q8_0(const GemmArgs& a) noexcept { gemm<Blocks<Q8_0, Bytes>>(a); }
+void gemm_iq4_nl(const GemmArgs& a) noexcept { gemm<Blocks<IQ4_NL, Bytes>>(a); }
+void gemm_q2_k(const GemmArgs& a) noexcept { gemm<Super<Q2_K, Nibbles>>(a); }
+void gemm_q3_k(const GemmArgs& a) noexcept { gemm<Super<Q3_K, Nibbles>>(a); }
+void gemm_q4_k(const GemmArgs& a) noexcept { gemm<Super<Q4_K, Nibbles>>(a); }
+void gemm_q5_k(const GemmArgs& a) noexcept { gemm<Super<Q5_K, SixBits>>(a); }
+void gemm_q6_k(const GemmArgs& a) noexcept { gemm<Super<Q6_K, SixBits>>(a); }
+void gemm_iq4_xs(const GemmArgs& a) noexcept { gemm<Super<IQ4_XS, Bytes>>(a); }
+
+}  // namespace kvant::kernels::avx2
+KVANT_TARGET_END
+#endif
