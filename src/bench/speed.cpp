@@ -6,9 +6,10 @@
 #include <array>
 #include <fstream>
 #include <numeric>
-#include <vector>
+#include <optional>
 
 #include "base/aligned_buffer.h"
+#include "base/checked.h"
 #include "base/clock.h"
 #include "base/random.h"
 
@@ -51,10 +52,103 @@ std::vector<Token> random_tokens(std::size_t count, std::size_t vocabulary, Rand
   return tokens;
 }
 
-/// Bytes of keys and values that attention reads for one token at `length` tokens.
-double cache_bytes_read(const model::ModelConfig& config, const cache::CacheUsage& usage, double length) {
-  const double values = static_cast<double>(config.layers) * static_cast<double>(config.kv_size());
-  return (usage.k_bpv + usage.v_bpv) / 8 * values * length;
+double values_per_token(const model::ModelConfig& config) {
+  return static_cast<double>(config.layers) * static_cast<double>(config.kv_size());
+}
+
+/// Bytes of keys and values of so many tokens.
+double cache_bytes(const model::ModelConfig& config, const cache::CacheUsage& usage, double tokens) {
+  return (usage.k_bpv + usage.v_bpv) / 8 * values_per_token(config) * tokens;
+}
+
+/// Seconds of what one repetition times.
+struct Times {
+  std::vector<double> prefill, decode, weights, attention;
+};
+
+/// A cache full of random tokens, and what is timed over it.
+class Probe {
+ public:
+  Probe(engine::Engine& engine, const CacheTypes& types, const SpeedOptions& options)
+      : engine_(engine),
+        depth_(*std::max_element(options.depths.begin(), options.depths.end())),
+        cache_(engine.make_cache(types.k, types.v, depth_ + timed_tokens(options))),
+        create_ms_(1e3 * creation_.seconds()) {
+    Random random(1);
+    fill(cache_, engine.config(), depth_, random);
+    prompt_ = random_tokens(options.prompt, engine.config().vocabulary, random);
+    tokens_ = random_tokens(options.tokens, engine.config().vocabulary, random);
+    forward(random_tokens(1, engine.config().vocabulary, random));  // pages of the weights and workspaces exist
+  }
+
+  static std::size_t timed_tokens(const SpeedOptions& options) {
+    return std::max({options.prompt, options.tokens, std::size_t{1}});
+  }
+  const cache::KvCache& cache() const { return cache_; }
+  double create_ms() const { return create_ms_; }
+
+  /// The greatest depth first: what is timed overwrites what lies behind.
+  void time(std::size_t depth, Times& times) {
+    model::Transformer& transformer = engine_.transformer();
+    if (!prompt_.empty()) {
+      cache_.truncate(0, depth);
+      const Stopwatch watch;
+      forward(prompt_);
+      times.prefill.push_back(watch.seconds());
+    }
+    if (!tokens_.empty()) {
+      const auto count = static_cast<double>(tokens_.size());
+      cache_.truncate(0, depth);
+      transformer.reset_profile();
+      const Stopwatch watch;
+      for (const Token& token : tokens_) forward({&token, 1});
+      times.decode.push_back(watch.seconds() / count);
+      times.weights.push_back(transformer.profile().weights / count);
+      times.attention.push_back(transformer.profile().attention / count);
+    }
+    cache_.truncate(0, depth);
+  }
+
+ private:
+  void forward(std::span<const Token> input) {
+    engine_.transformer().forward(cache_, std::array{model::Input{0, input, 1}});
+  }
+
+  engine::Engine& engine_;
+  std::size_t depth_;
+  Stopwatch creation_;
+  cache::KvCache cache_;
+  double create_ms_;
+  std::vector<Token> prompt_, tokens_;
+};
+
+SpeedResult summary(const engine::Engine& engine, const SpeedOptions& options, std::size_t depth, const Times& times,
+                    SpeedResult result) {
+  const model::ModelConfig& config = engine.config();
+  const auto with_blocks = [&](std::size_t tokens) {
+    return round_up(tokens + Probe::timed_tokens(options), cache::KvCache::kBlockTokens);
+  };
+  const std::size_t deepest = *std::max_element(options.depths.begin(), options.depths.end());
+  result.cache_bytes = static_cast<double>(result.usage.bytes()) * static_cast<double>(with_blocks(depth)) /
+                       static_cast<double>(with_blocks(deepest));
+  if (!times.prefill.empty()) {
+    result.prefill_tps = static_cast<double>(options.prompt) / median(times.prefill);
+    result.prefill_gflops = 2e-9 * matrix_values(engine.weights()) * result.prefill_tps;
+  }
+  if (!times.decode.empty()) {
+    result.length = static_cast<double>(depth) + (static_cast<double>(options.tokens) + 1) / 2;
+    const double bytes =
+        static_cast<double>(engine.weights().bytes_per_token()) + cache_bytes(config, result.usage, result.length);
+    result.decode_ms = 1e3 * median(times.decode);
+    result.weights_ms = 1e3 * median(times.weights);
+    result.attention_ms = 1e3 * median(times.attention);
+    result.decode_gb_s = 1e-9 * bytes / median(times.decode);
+  }
+  return result;
+}
+
+bool integer_products(const codec::CacheSpec& spec) {
+  return spec.coded() || spec.coding == codec::CacheSpec::Coding::plan;
 }
 
 }  // namespace
@@ -80,62 +174,58 @@ std::size_t resident_bytes() {
   return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
 }
 
-SpeedResult measure_speed(engine::Engine& engine, const SpeedOptions& options) {
-  model::Transformer& transformer = engine.transformer();
-  const model::ModelConfig& config = engine.config();
-  const std::size_t capacity = options.depth + std::max({options.prompt, options.tokens, std::size_t{1}});
-  const Stopwatch creation;
-  cache::KvCache cache = engine.make_cache(options.k, options.v, capacity);
-  const double created = creation.seconds();
-  Random random(1);
-  fill(cache, config, options.depth, random);
-  const std::vector<Token> prompt = random_tokens(options.prompt, config.vocabulary, random);
-  const std::vector<Token> tokens = random_tokens(options.tokens, config.vocabulary, random);
-
-  std::vector<double> prefill, decode, weights, attention;
-  const auto count = static_cast<double>(options.tokens);
-  const auto forward = [&](std::span<const Token> input) {
-    transformer.forward(cache, std::array{model::Input{0, input, 1}});
-  };
-  forward(random_tokens(1, config.vocabulary, random));  // pages of the weights and workspaces exist
+std::vector<SpeedRow> measure_speed(engine::Engine& engine, const SpeedOptions& options) {
+  KVANT_ASSERT(!options.caches.empty() && !options.depths.empty() && options.repetitions > 0);
+  const std::size_t caches = options.caches.size(), depths = options.depths.size();
+  std::vector<std::size_t> deepest_first(depths);
+  std::iota(deepest_first.begin(), deepest_first.end(), std::size_t{0});
+  std::stable_sort(deepest_first.begin(), deepest_first.end(),
+                   [&](std::size_t a, std::size_t b) { return options.depths[a] > options.depths[b]; });
+  std::vector<Times> times(caches * depths);
+  std::vector<SpeedResult> results(caches);
+  std::optional<Probe> probe;
+  std::size_t done = 0;
   for (std::size_t r = 0; r < options.repetitions; ++r) {
-    if (!prompt.empty()) {
-      cache.truncate(0, options.depth);
-      const Stopwatch watch;
-      forward(prompt);
-      prefill.push_back(watch.seconds());
+    for (std::size_t c = 0; c < caches; ++c) {
+      if (caches > 1) probe.reset();  // the memory of one cache at a time
+      if (!probe) probe.emplace(engine, options.caches[c], options);
+      for (const std::size_t d : deepest_first) {
+        probe->time(options.depths[d], times[d * caches + c]);
+        if (options.progress) options.progress(++done, options.repetitions * caches * depths, {});
+      }
+      results[c].usage = probe->cache().usage();
+      results[c].create_ms = probe->create_ms();
+      results[c].rss_bytes = resident_bytes();
     }
-    if (!tokens.empty()) {
-      cache.truncate(0, options.depth);
-      transformer.reset_profile();
-      const Stopwatch watch;
-      for (const Token& token : tokens) forward({&token, 1});
-      decode.push_back(watch.seconds() / count);
-      weights.push_back(transformer.profile().weights / count);
-      attention.push_back(transformer.profile().attention / count);
-    }
-    if (options.progress) options.progress(r + 1, options.repetitions, {});
   }
+  std::vector<SpeedRow> rows;
+  for (std::size_t d = 0; d < depths; ++d) {
+    for (std::size_t c = 0; c < caches; ++c) {
+      const std::size_t depth = options.depths[d];
+      rows.push_back({c, depth, summary(engine, options, depth, times[d * caches + c], results[c])});
+    }
+  }
+  return rows;
+}
 
-  SpeedResult result;
-  result.usage = cache.usage();
-  result.create_ms = 1e3 * created;
-  result.rss_bytes = resident_bytes();
-  if (!prefill.empty()) {
-    const auto n = static_cast<double>(options.prompt);
-    result.prefill_tps = n / median(prefill);
-    result.prefill_gflops = 2e-9 * matrix_values(engine.weights()) * result.prefill_tps;
+AttentionWork attention_work(const model::ModelConfig& config, const CacheTypes& cache, const SpeedResult& speed) {
+  AttentionWork work;
+  work.bytes = cache_bytes(config, speed.usage, speed.length);
+  const double heads = static_cast<double>(config.heads) / static_cast<double>(config.kv_heads);
+  for (const codec::CacheSpec* side : {&cache.k, &cache.v}) {
+    (integer_products(*side) ? work.int8_operations : work.f32_operations) +=
+        2 * heads * values_per_token(config) * speed.length;
   }
-  if (!decode.empty()) {
-    const double length = static_cast<double>(options.depth) + (count + 1) / 2;  // mean over the decoded tokens
-    const double bytes =
-        static_cast<double>(engine.weights().bytes_per_token()) + cache_bytes_read(config, result.usage, length);
-    result.decode_ms = 1e3 * median(decode);
-    result.weights_ms = 1e3 * median(weights);
-    result.attention_ms = 1e3 * median(attention);
-    result.decode_gb_s = 1e-9 * bytes / median(decode);
-  }
-  return result;
+  return work;
+}
+
+AttentionFloor attention_floor(const AttentionWork& work, const Roofline& peak) {
+  AttentionFloor floor;
+  const double int8 = peak.int8_gops > 0 ? peak.int8_gops : peak.f32_gflops;
+  if (peak.read_gb_s > 0) floor.memory_ms = 1e-6 * work.bytes / peak.read_gb_s;
+  if (peak.f32_gflops > 0)
+    floor.compute_ms = 1e-6 * (work.f32_operations / peak.f32_gflops + work.int8_operations / int8);
+  return floor;
 }
 
 }  // namespace kvant::bench

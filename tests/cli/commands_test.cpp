@@ -212,6 +212,26 @@ TEST(Bench, Json) {
   EXPECT_EQ(d["results"][1]["depth"], 100);
 }
 
+TEST(Bench, SuiteTakesAllCachesAtAllDepths) {
+  const json d = document(run({"bench", "-m", kModel, "--suite", "-p", "8", "-n", "2", "-d", "64,0", "-r", "1",
+                               "--cache-k", "lm3,recent=8", "--json"}));
+  const std::vector<std::string> keys{"f16", "q8_0", "q4_0", "lm5", "lm4", "lm3", "lm2", "lm3,recent=8"};
+  ASSERT_EQ(d["results"].size(), 2 * keys.size());
+  for (std::size_t i = 0; i < d["results"].size(); ++i) {
+    const json& row = d["results"][i];
+    EXPECT_EQ(row["k"], keys[i % keys.size()]);
+    EXPECT_EQ(row["v"], i % keys.size() == 7 ? "f16" : keys[i % keys.size()]);
+    EXPECT_EQ(row["depth"], i < keys.size() ? 64 : 0);
+    EXPECT_GT(row["attention_memory_ms"], 0.0);
+    EXPECT_GT(row["attention_compute_ms"], 0.0);
+  }
+  const Result table = run({"bench", "-m", kModel, "--suite", "-p", "0", "-n", "2", "-d", "64", "-r", "1"});
+  EXPECT_EQ(table.status, 0);
+  std::istringstream lines(table.out);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 120u) << line;
+  EXPECT_THAT(table.out, testing::AllOf(HasSubstr("lm2"), HasSubstr("memory ms")));
+}
+
 TEST(Bench, TableFitsATerminal) {
   const Result result = run({"bench", "-m", kModel, "-p", "8", "-n", "4", "-d", "65", "-r", "1"});
   EXPECT_EQ(result.status, 0);
