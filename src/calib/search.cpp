@@ -23,7 +23,7 @@ using engine::Token;
 constexpr double kPageTokens = static_cast<double>(codec::kPageTokens);
 constexpr double kF16Bits = 16;
 constexpr std::size_t kMostPositions = 32768;
-constexpr std::size_t kTogether = 8;  ///< caches that one comparison measures: they share the reference's passes
+constexpr std::size_t kTogether = 16;  ///< caches that one comparison measures: they share the reference's passes
 constexpr std::array kTrust = {1.0, 0.5, 0.0};  ///< in measured sensitivities
 constexpr std::array<std::size_t, 5> kWindows = {4, 8, 16, 32, 64};
 constexpr double kWindowShare = 0.4;  ///< of a budget, at most
@@ -198,18 +198,26 @@ class Search {
     }
   }
 
+  /// In f16, as planned caches store what has no codes.
+  static eval::CachePair uncoded(std::shared_ptr<const Plan> plan) {
+    eval::CachePair pair = planned_cache(std::move(plan), false, false);
+    pair.k.anchor = pair.v.anchor = codec::Anchor::mean;
+    return pair;
+  }
   /// With only one layer's keys, or values, coded.
   eval::CachePair single(std::size_t side, std::size_t layer) const {
     auto plan = std::make_shared<Plan>(plan_);
     plan->recent = 0;
     plan->codes.assign(plan_.layers.size(), {});
     (side == 0 ? plan->codes[layer].keys : plan->codes[layer].values) = layer_codes(sides_[side], layer, first_[side]);
-    return planned_cache(std::move(plan), side == 0, side == 1);
+    eval::CachePair pair = uncoded(plan);
+    (side == 0 ? pair.k : pair.v).coding = codec::CacheSpec::Coding::plan;
+    return pair;
   }
 
   std::vector<eval::CacheResult> compare(std::span<const Token> text, std::vector<eval::CachePair> caches,
-                                         std::size_t done, std::size_t total, std::string_view what) {
-    eval::CompareOptions settings;
+                                         std::size_t done, std::size_t total, std::string_view what,
+                                         eval::CompareOptions settings = {}) {
     settings.context = std::min(plan_.corpus.context, text.size());
     settings.caches = std::move(caches);
     const std::size_t count = settings.caches.size();
@@ -224,11 +232,17 @@ class Search {
 
   /// The caches' mean divergences on measure_text beyond what any other rounding of the cache would cause: quantized
   /// activations jump with the smallest change.
-  std::vector<double> divergences(std::vector<eval::CachePair> caches, std::size_t done, std::size_t total) {
+  std::vector<double> divergences(std::vector<eval::CachePair> caches, std::vector<int> differs_from, std::size_t done,
+                                  std::size_t total) {
     eval::CachePair exact;
     exact.k.type = exact.v.type = gguf::TensorType::f32;
     caches.push_back(exact);
-    const auto results = compare(options_.measure_text, std::move(caches), done, total, "sensitivities");
+    differs_from.push_back(0);
+    eval::CompareOptions settings;
+    settings.reference = uncoded(std::make_shared<Plan>(plan_));
+    settings.differs_from = std::move(differs_from);
+    const auto results =
+        compare(options_.measure_text, std::move(caches), done, total, "sensitivities", std::move(settings));
     const double floor = results.back().all.kld_mean;
     std::vector<double> beyond;
     for (const eval::CacheResult& result : std::span(results).first(results.size() - 1)) {
@@ -248,8 +262,12 @@ class Search {
       const auto some = std::span(open).subspan(at, std::min(kTogether, open.size() - at));
       std::vector<eval::CachePair> caches;
       caches.reserve(some.size());
-      for (const auto& [side, layer] : some) caches.push_back(single(side, layer));
-      const std::vector<double> measured = divergences(std::move(caches), at, open.size());
+      std::vector<int> differs_from;
+      for (const auto& [side, layer] : some) {
+        caches.push_back(single(side, layer));
+        differs_from.push_back(static_cast<int>(layer));
+      }
+      const std::vector<double> measured = divergences(std::move(caches), std::move(differs_from), at, open.size());
       for (std::size_t i = 0; i < some.size(); ++i) {
         const auto [side, layer] = some[i];
         const double cost = layer_cost(side, layer, first_);

@@ -31,6 +31,7 @@ struct Subject {
   CachePair spec;
   cache::KvCache cache;
   std::size_t prefill_rows, rows;  ///< of a forward pass, at most: before the scored rows, and of them
+  int differs_from = 0;            ///< the reference's passes are replayed from this layer on; 0: not
   std::vector<TokenScore> scores = {};
 };
 
@@ -49,6 +50,10 @@ class Comparison {
     if (!file) reference_.emplace(make_cache(options.reference));
     const std::size_t most = model::Transformer::kMaxRows;
     for (const CachePair& spec : options.caches) add(spec, most, options.decode ? 1 : most);
+    for (std::size_t i = 0; i < options.differs_from.size(); ++i) {
+      subjects_[i].differs_from = options.differs_from[i];
+      replays_ = replays_ || options.differs_from[i] > 0;
+    }
     if (options.noise_floor) add(options.reference, kNoiseRows, options.decode ? 1 : kNoiseRows);
     total_ = windows.count() * (windows.context() - 1) * (subjects_.size() + (file ? 0 : 1));
   }
@@ -57,8 +62,10 @@ class Comparison {
     window_ = index;
     const std::vector<Token> tokens = windows_.tokens(index);
     const auto unscored = std::span(tokens).first(windows_.first_scored());
-    if (reference_) prefill(*reference_, unscored, model::Transformer::kMaxRows);
-    for (Subject& subject : subjects_) prefill(subject.cache, unscored, subject.prefill_rows);
+    if (reference_) prefill_reference(unscored);
+    for (Subject& subject : subjects_) {
+      if (subject.differs_from == 0) prefill(subject.cache, unscored, subject.prefill_rows);
+    }
     for (const auto& [begin, end] : windows_.pieces()) {
       const auto rows = std::span(tokens).subspan(begin, end - begin);
       const auto targets = std::span(tokens).subspan(begin + 1, end - begin);
@@ -103,8 +110,27 @@ class Comparison {
     }
   }
 
-  MatView<const float> logits(cache::KvCache& cache, std::span<const Token> rows) {
-    return engine_.transformer().forward(cache, std::array{model::Input{0, rows, rows.size()}});
+  /// Each step is recorded, and replayed by those that need not run it whole.
+  void prefill_reference(std::span<const Token> tokens) {
+    if (!replays_) return prefill(*reference_, tokens, model::Transformer::kMaxRows);
+    reference_->truncate(0, 0);
+    for (Subject& subject : subjects_) {
+      if (subject.differs_from > 0) subject.cache.truncate(0, 0);
+    }
+    for (std::size_t at = 0; at < tokens.size(); at += model::Transformer::kMaxRows) {
+      const auto step = tokens.subspan(at, std::min(model::Transformer::kMaxRows, tokens.size() - at));
+      engine_.transformer().forward(*reference_, std::array{model::Input{0, step, 0}}, &recording_);
+      advance(step.size());
+      for (Subject& subject : subjects_) {
+        if (subject.differs_from == 0) continue;
+        engine_.transformer().replay(subject.cache, recording_, subject.differs_from);
+        advance(step.size());
+      }
+    }
+  }
+
+  MatView<const float> logits(cache::KvCache& cache, std::span<const Token> rows, model::Recording* record = nullptr) {
+    return engine_.transformer().forward(cache, std::array{model::Input{0, rows, rows.size()}}, record);
   }
 
   void check_finite(bool finite, const CachePair& spec) const {
@@ -114,7 +140,7 @@ class Comparison {
 
   /// Keeps the logits and what they are normalized by: the next forward pass overwrites them.
   void run_reference(std::span<const Token> rows, std::span<const Token> targets) {
-    const MatView<const float> out = logits(*reference_, rows);
+    const MatView<const float> out = logits(*reference_, rows, replays_ ? &recording_ : nullptr);
     kept_.resize(out.rows * out.cols);
     sums_.resize(out.rows);
     const MatView<float> kept{kept_.data(), out.rows, out.cols};
@@ -165,7 +191,9 @@ class Comparison {
   void run_subject(Subject& subject, std::span<const Token> rows, std::span<const Token> targets) {
     for (std::size_t at = 0; at < rows.size(); at += subject.rows) {
       const std::size_t count = std::min(subject.rows, rows.size() - at), scored = subject.scores.size();
-      const MatView<const float> out = logits(subject.cache, rows.subspan(at, count));
+      const MatView<const float> out =
+          subject.differs_from > 0 ? engine_.transformer().replay(subject.cache, recording_, subject.differs_from)
+                                   : logits(subject.cache, rows.subspan(at, count));
       subject.scores.resize(scored + count);
       engine_.pool().run(
           count, [&](std::size_t r, int) { subject.scores[scored + r] = score(at + r, out.row(r), targets[at + r]); });
@@ -185,6 +213,8 @@ class Comparison {
   LogitsWriter* saved_;
   std::optional<cache::KvCache> reference_;  ///< where it is not a file
   std::vector<Subject> subjects_;
+  bool replays_ = false;
+  model::Recording recording_;    ///< of the reference's last pass, where it is replayed
   std::vector<float> kept_;       ///< logits of the reference, or its log-probabilities [rows, vocabulary]
   std::vector<Normalizer> sums_;  ///< of each row of logits
   std::vector<CodedRow> coded_;   ///< of each row of a file
@@ -239,6 +269,8 @@ CompareResult compare(engine::Engine& engine, std::span<const Token> text, const
                 "{}: a file has no noise floor and cannot be saved", options.logits);
     check_matches(file.emplace(options.logits), engine, text);
   }
+  KVANT_ASSERT(options.differs_from.empty() ||
+               (options.differs_from.size() == options.caches.size() && !options.decode && !file));
   const Windows windows = file ? Windows(engine, file->tokens(), file->shape().context, file->shape().chunks)
                                : Windows(engine, text, options.context, options.chunks);
   std::optional<LogitsWriter> saved;

@@ -17,6 +17,9 @@ struct CompareOptions {
   std::size_t chunks = 0;  ///< 0: all
   CachePair reference = {};
   std::vector<CachePair> caches = {};
+  /// For each cache, or for none: the first layer that it does not store as the reference does. Layers below are then
+  /// not computed again; the results are the same. Not with `decode` or a file as reference.
+  std::vector<int> differs_from = {};
   /// Feeds the scored rows to the caches one token at a time, as when text is generated; the reference takes them
   /// together.
   bool decode = false;

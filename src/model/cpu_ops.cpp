@@ -26,6 +26,10 @@ class CpuOps final : public Ops {
     return {data, [](float* p) { std::free(p); }};
   }
 
+  void copy(MatView<const float> from, MatView<float> to) override {
+    for (std::size_t r = 0; r < from.rows; ++r) std::copy_n(from.row(r).data(), from.cols, to.row(r).data());
+  }
+
   void embed(const kernels::WeightView& table, std::span<const Token> tokens, MatView<float> out) override {
     for_rows(out, [&](std::size_t r) {
       kernels::decode_row(table, static_cast<std::size_t>(tokens[r]), out.row(r).data());

@@ -28,6 +28,9 @@ class Ops {
   /// out[r] = row tokens[r] of the table.
   virtual void embed(const kernels::WeightView& table, std::span<const Token> tokens, MatView<float> out) = 0;
 
+  /// to = from
+  virtual void copy(MatView<const float> from, MatView<float> to) = 0;
+
   /// y = x W^T for every product (kernels/matmul/matmul.h).
   virtual void matmul(MatView<const float> x, std::span<const kernels::Matmul::Product> products) = 0;
 

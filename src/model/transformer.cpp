@@ -40,9 +40,32 @@ struct Chunk {
     std::size_t first, count;
   };
   std::vector<Rows> wanted;  ///< rows whose logits are wanted
+
+  std::size_t wanted_rows() const {
+    std::size_t rows = 0;
+    for (const Rows& range : wanted) rows += range.count;
+    return rows;
+  }
 };
 
 }  // namespace
+
+struct Recording::Impl {
+  struct Pass {
+    Chunk chunk;
+    std::vector<Activations> streams;  ///< of each layer
+  };
+  std::vector<Pass> passes;
+  std::size_t used = 0;  ///< passes; others keep their memory
+
+  Pass& next(const Chunk& chunk, int layers) {
+    if (used == passes.size()) passes.emplace_back();
+    Pass& pass = passes[used++];
+    pass.chunk = chunk;
+    pass.streams.resize(static_cast<std::size_t>(layers));
+    return pass;
+  }
+};
 
 struct Transformer::Impl {
   Impl(const ModelConfig& config_, const Weights& weights_, ThreadPool& pool, Isa isa, kernels::Precision precision)
@@ -69,26 +92,53 @@ struct Transformer::Impl {
   Activations logits;    // [all wanted rows, vocabulary]
 
   void check(const cache::KvCache& cache, std::span<const Input> inputs) const;
-  void run(cache::KvCache& cache, const Chunk& chunk, MatView<float> out);
+  void run(cache::KvCache& cache, const Chunk& chunk, Recording::Impl::Pass* record, MatView<float> out);
+  void replay(cache::KvCache& cache, Recording::Impl::Pass& pass, int layer, MatView<float> out);
+  cache::Batch batch_of(const Chunk& chunk);
+  void run_layer(cache::KvCache& cache, int layer, const cache::Batch& batch);
   void attention(cache::KvCache& cache, int layer, const cache::Batch& batch);
   void feed_forward(const LayerWeights& w, std::size_t rows);
   void output(const Chunk& chunk, std::size_t rows, MatView<float> out);
   void matmul(MatView<const float> input, std::span<const kernels::Matmul::Product> products);
 };
 
-/// The whole pass: [rows of the chunk] tokens -> logits of the rows that are wanted.
-void Transformer::Impl::run(cache::KvCache& cache, const Chunk& chunk, MatView<float> out) {
-  const std::size_t n = chunk.tokens.size(), pairs = frequencies.theta.size();
-  const MatView<float> rope = angles.view(*ops, n, 2 * pairs);
+/// The chunk as the cache sees it; the angles stay until the next call.
+cache::Batch Transformer::Impl::batch_of(const Chunk& chunk) {
+  const std::size_t n = chunk.tokens.size();
+  const MatView<float> rope = angles.view(*ops, n, 2 * frequencies.theta.size());
   ops->rope_angles(frequencies, chunk.positions, rope.data);
-  const cache::Batch batch{chunk.segments, n, rope.data};
+  return {chunk.segments, n, rope.data};
+}
 
-  ops->embed(weights.embedding, chunk.tokens, x.view(*ops, n, config.embedding));
+/// The whole pass: [rows of the chunk] tokens -> logits of the rows that are wanted.
+void Transformer::Impl::run(cache::KvCache& cache, const Chunk& chunk, Recording::Impl::Pass* record,
+                            MatView<float> out) {
+  const std::size_t n = chunk.tokens.size();
+  const cache::Batch batch = batch_of(chunk);
+  const MatView<float> stream = x.view(*ops, n, config.embedding);
+  ops->embed(weights.embedding, chunk.tokens, stream);
   for (int layer = 0; layer < config.layers; ++layer) {
-    attention(cache, layer, batch);
-    feed_forward(weights.layers[static_cast<std::size_t>(layer)], n);
+    if (record) {
+      ops->copy(stream, record->streams[static_cast<std::size_t>(layer)].view(*ops, n, config.embedding));
+    }
+    run_layer(cache, layer, batch);
   }
   output(chunk, n, out);
+}
+
+/// The same from a layer on.
+void Transformer::Impl::replay(cache::KvCache& cache, Recording::Impl::Pass& pass, int layer, MatView<float> out) {
+  const std::size_t n = pass.chunk.tokens.size();
+  const cache::Batch batch = batch_of(pass.chunk);
+  ops->copy(pass.streams[static_cast<std::size_t>(layer)].view(*ops, n, config.embedding),
+            x.view(*ops, n, config.embedding));
+  for (; layer < config.layers; ++layer) run_layer(cache, layer, batch);
+  output(pass.chunk, n, out);
+}
+
+void Transformer::Impl::run_layer(cache::KvCache& cache, int layer, const cache::Batch& batch) {
+  attention(cache, layer, batch);
+  feed_forward(weights.layers[static_cast<std::size_t>(layer)], batch.rows);
 }
 
 /// x += W_o attend(rope(norm(W_q h + b_q)), ...) with h = norm(x)
@@ -180,15 +230,21 @@ void Transformer::Impl::check(const cache::KvCache& cache, std::span<const Input
   }
 }
 
+Recording::Recording() : impl_(std::make_unique<Impl>()) {}
+Recording::~Recording() = default;
+Recording::Recording(Recording&&) noexcept = default;
+Recording& Recording::operator=(Recording&&) noexcept = default;
+
 Transformer::Transformer(const ModelConfig& config, const Weights& weights, ThreadPool& pool, Isa isa,
                          kernels::Precision precision)
     : impl_(std::make_unique<Impl>(config, weights, pool, isa, precision)) {}
 
 Transformer::~Transformer() = default;
 
-MatView<const float> Transformer::forward(cache::KvCache& cache, std::span<const Input> inputs) {
+MatView<const float> Transformer::forward(cache::KvCache& cache, std::span<const Input> inputs, Recording* record) {
   Impl& m = *impl_;
   m.check(cache, inputs);
+  if (record) record->impl_->used = 0;
   const Stopwatch watch;
   const double before = m.profile.weights + m.profile.attention;
   std::size_t wanted = 0;
@@ -198,9 +254,9 @@ MatView<const float> Transformer::forward(cache::KvCache& cache, std::span<const
   Chunk chunk;
   std::size_t done = 0;  // rows of logits
   const auto flush = [&] {
-    std::size_t rows = 0;
-    for (const auto& range : chunk.wanted) rows += range.count;
-    m.run(cache, chunk, logits.rows_from(done, rows));
+    const std::size_t rows = chunk.wanted_rows();
+    Recording::Impl::Pass* pass = record ? &record->impl_->next(chunk, m.config.layers) : nullptr;
+    m.run(cache, chunk, pass, logits.rows_from(done, rows));
     done += rows;
     chunk = {};
   };
@@ -222,6 +278,26 @@ MatView<const float> Transformer::forward(cache::KvCache& cache, std::span<const
     }
   }
   if (!chunk.tokens.empty()) flush();
+  m.profile.other += watch.seconds() - (m.profile.weights + m.profile.attention - before);
+  return logits;
+}
+
+MatView<const float> Transformer::replay(cache::KvCache& cache, Recording& recording, int layer) {
+  Impl& m = *impl_;
+  m.check(cache, {});
+  KVANT_CHECK(layer >= 0 && layer < m.config.layers, ErrorCode::invalid_argument, "layer {}, the model has {}", layer,
+              m.config.layers);
+  const Stopwatch watch;
+  const double before = m.profile.weights + m.profile.attention;
+  const auto passes = std::span(recording.impl_->passes).first(recording.impl_->used);
+  std::size_t wanted = 0, done = 0;
+  for (const auto& pass : passes) wanted += pass.chunk.wanted_rows();
+  const MatView<float> logits = m.logits.view(*m.ops, wanted, m.config.vocabulary);
+  for (auto& pass : passes) {
+    const std::size_t rows = pass.chunk.wanted_rows();
+    m.replay(cache, pass, layer, logits.rows_from(done, rows));
+    done += rows;
+  }
   m.profile.other += watch.seconds() - (m.profile.weights + m.profile.attention - before);
   return logits;
 }

@@ -22,6 +22,21 @@ struct Input {
   std::size_t logits = 1;
 };
 
+/// What every layer of a pass received: whence a pass over other caches can start that differs from some layer on only.
+/// Memory: 4 rows * E * layers.
+class Recording {
+ public:
+  Recording();
+  ~Recording();
+  Recording(Recording&&) noexcept;
+  Recording& operator=(Recording&&) noexcept;
+
+ private:
+  friend class Transformer;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
 /// Seconds spent since the last reset, for reports.
 struct Profile {
   double weights = 0;    ///< matrix products with weights
@@ -44,8 +59,15 @@ class Transformer {
 
   /// Runs all inputs in one batch (each sequence at most once), in chunks of at most kMaxRows rows, and appends them to
   /// `cache`. Returns logits [sum of Input::logits, vocabulary] f32 in input order, valid until the next call.
-  /// Throws invalid_argument when a token is outside the vocabulary or the cache is full.
-  MatView<const float> forward(cache::KvCache& cache, std::span<const Input> inputs);
+  /// The pass replaces what `record` holds. Throws invalid_argument when a token is outside the vocabulary or the cache
+  /// is full.
+  MatView<const float> forward(cache::KvCache& cache, std::span<const Input> inputs, Recording* record = nullptr);
+
+  /// The recorded pass from `layer` on, over a cache that stores what layers below read as the recorded one did:
+  /// returns what forward() would, the same bits. Only layers from `layer` on are appended to `cache`, whose sequences
+  /// must have come so far by replay from the same layer; length() does not count them. Throws invalid_argument when
+  /// there is no such layer, what KvCache::append throws.
+  MatView<const float> replay(cache::KvCache& cache, Recording& recording, int layer);
 
   /// The cache sizes that this model needs, f16 by default.
   cache::CacheConfig cache_config(std::size_t capacity, int sequences = 1) const;

@@ -54,6 +54,23 @@ TEST(Compare, TheReferenceAgainstItselfIsZero) {
   }
 }
 
+TEST(Compare, LayersThatDoNotDifferAreNotRunAgain) {
+  engine::Engine engine = open_model(kernels::Precision::fast);
+  const auto text = recall(engine);
+  CompareOptions settings = options("f16,q4_0,q4_0,q4_0");
+  settings.context = 1200;  // steps of 512 rows before the scored ones
+  settings.chunks = 1;
+  const double whole = compare(engine, text, settings).caches[1].all.kld_mean;
+  settings.differs_from = {3, 0, 1, 5};
+  const CompareResult result = compare(engine, text, settings);
+  EXPECT_EQ(result.caches[0].all.kld_max, 0);
+  EXPECT_EQ(result.caches[1].all.kld_mean, whole);
+  // The fewer layers are in q4_0, the less is lost.
+  EXPECT_LT(result.caches[2].all.kld_mean, whole);
+  EXPECT_LT(result.caches[3].all.kld_mean, result.caches[2].all.kld_mean);
+  EXPECT_GT(result.caches[3].all.kld_mean, 0);
+}
+
 TEST(Compare, OrdersCachesAndHasThePerplexityOfEach) {
   engine::Engine engine = open_model(kernels::Precision::reference);
   const auto text = recall(engine);
