@@ -309,7 +309,8 @@ void add_goal_options(CLI::App& command, Options& options) {
       ->type_name("X");
   command
       .add_option("--positions", options.positions,
-                  "Context that keys are coded for (default: that of --memory, or the model's, at most 32768)")
+                  "Context that keys are coded for (default: that of --memory, of the plan of --from, or the model's, "
+                  "at most 32768)")
       ->check(CLI::Range(std::size_t{64}, std::size_t{1} << 30).description(""))
       ->type_name("N");
   command

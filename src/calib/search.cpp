@@ -55,6 +55,7 @@ class Search {
       : engine_(engine), plan_(plan), options_(options), goal_(options.goal) {
     const model::ModelConfig& config = engine.config();
     std::size_t positions = options.positions > 0 ? options.positions : goal_.context;
+    if (positions == 0) positions = plan.positions;  // where the statistics come from a plan
     if (positions == 0) positions = std::min(config.context, kMostPositions);
     plan.positions = positions;
     sides_[0] = key_curves(plan, config, positions, options.without, engine.pool());

@@ -29,8 +29,8 @@ void check_goal(const Goal& goal);
 
 struct SearchOptions {
   Goal goal;
-  /// Positions that transforms of keys are made for; 0: the context of the goal, else what the model was trained for,
-  /// at most 32768.
+  /// Positions that transforms of keys are made for; 0: the context of the goal, else those of the plan, else what the
+  /// model was trained for, at most 32768.
   std::size_t positions = 0;
   Without without = {};
   /// Measure what an error in each layer costs, and try how far to follow it; without text, only what the plan holds

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -17,7 +18,9 @@ using testing::HasSubstr;
 
 class ServiceTest : public testing::Test {
  protected:
-  ServiceTest() : folder_(testing::TempDir() + "kvant-service-test") { std::filesystem::create_directories(folder_); }
+  ServiceTest() : folder_(testing::TempDir() + "kvant-service-test-" + std::to_string(::getpid())) {
+    std::filesystem::create_directories(folder_);
+  }
   ~ServiceTest() override { std::filesystem::remove_all(folder_); }
 
   /// A server as after a start, with this cache type.

@@ -1,6 +1,7 @@
 #include "server/slots.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <numeric>
@@ -150,7 +151,7 @@ TEST_F(SlotsTest, ASharedLastBlockIsReservedForItsCopies) {
 }
 
 TEST_F(SlotsTest, SavedConversationsComeBack) {
-  const std::string path = testing::TempDir() + "kvant-slots-test.kv";
+  const std::string path = testing::TempDir() + "kvant-slots-test-" + std::to_string(::getpid()) + ".kv";
   start(1, 3, 8);
   const auto place = serve(tokens(0, 100));
   EXPECT_EQ(slots_->save(place.sequence, path), 100u);
@@ -167,7 +168,7 @@ TEST_F(SlotsTest, SavedConversationsComeBack) {
 }
 
 TEST_F(SlotsTest, RunningSequencesAreNeitherSavedNorReplaced) {
-  const std::string path = testing::TempDir() + "kvant-slots-test.kv";
+  const std::string path = testing::TempDir() + "kvant-slots-test-" + std::to_string(::getpid()) + ".kv";
   start(1, 3, 8);
   slots_->save(serve(tokens(0, 5 * kBlock)).sequence, path);
   const auto running = slots_->take(tokens(1000, 10), 4 * kBlock);

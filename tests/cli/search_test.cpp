@@ -200,6 +200,11 @@ TEST_F(Search, SolvesForAnotherGoalWithoutText) {
   EXPECT_GT(sized.recent, 0U);
   EXPECT_LE(total, 1.5 * 1024 * 1024 - 12 * 65536);
   EXPECT_GE(total, 0.95 * (1.5 * 1024 * 1024 - 12 * 65536));
+  // The context goes with the statistics.
+  EXPECT_EQ(sized.positions, 1000U);
+  std::filesystem::copy_file(other, path, std::filesystem::copy_options::overwrite_existing);
+  EXPECT_EQ(from({"--bits", "3"}).positions, 1000U);
+  EXPECT_EQ(from({"--bits", "3", "--positions", "2048"}).positions, 2048U);
 }
 
 TEST_F(Search, WritesStatisticsAsATable) {
