@@ -95,8 +95,8 @@ class KvCache {
   /// included.
   std::size_t blocks_needed(int sequence, std::size_t length) const;
 
-  /// Writes all sequences to a file, whole or not at all: types, sizes, and the stored bytes as they are, but nothing of
-  /// what else is in their blocks. Throws io.
+  /// Writes all sequences to a file, whole or not at all: types, sizes, and the stored bytes as they are, but nothing
+  /// of what else is in their blocks. Throws io.
   void save(const std::filesystem::path& path) const;
   /// Writes one sequence: the file of a cache that has no other.
   void save(const std::filesystem::path& path, int sequence) const;
