@@ -52,7 +52,7 @@ class Comparison {
     for (const CachePair& spec : options.caches) add(spec, most, options.decode ? 1 : most);
     for (std::size_t i = 0; i < options.differs_from.size(); ++i) {
       subjects_[i].differs_from = options.differs_from[i];
-      replays_ = replays_ || options.differs_from[i] > 0;
+      if (options.differs_from[i] > 0 && !recording_) recording_.emplace();
     }
     if (options.noise_floor) add(options.reference, kNoiseRows, options.decode ? 1 : kNoiseRows);
     total_ = windows.count() * (windows.context() - 1) * (subjects_.size() + (file ? 0 : 1));
@@ -110,20 +110,21 @@ class Comparison {
     }
   }
 
-  /// Each step is recorded, and replayed by those that need not run it whole.
+  model::Recording* record() { return recording_ ? &*recording_ : nullptr; }
+
+  /// Each step is replayed by those that need not run it whole.
   void prefill_reference(std::span<const Token> tokens) {
-    if (!replays_) return prefill(*reference_, tokens, model::Transformer::kMaxRows);
     reference_->truncate(0, 0);
     for (Subject& subject : subjects_) {
       if (subject.differs_from > 0) subject.cache.truncate(0, 0);
     }
     for (std::size_t at = 0; at < tokens.size(); at += model::Transformer::kMaxRows) {
       const auto step = tokens.subspan(at, std::min(model::Transformer::kMaxRows, tokens.size() - at));
-      engine_.transformer().forward(*reference_, std::array{model::Input{0, step, 0}}, &recording_);
+      engine_.transformer().forward(*reference_, std::array{model::Input{0, step, 0}}, record());
       advance(step.size());
       for (Subject& subject : subjects_) {
         if (subject.differs_from == 0) continue;
-        engine_.transformer().replay(subject.cache, recording_, subject.differs_from);
+        engine_.transformer().replay(subject.cache, *recording_, subject.differs_from);
         advance(step.size());
       }
     }
@@ -140,7 +141,7 @@ class Comparison {
 
   /// Keeps the logits and what they are normalized by: the next forward pass overwrites them.
   void run_reference(std::span<const Token> rows, std::span<const Token> targets) {
-    const MatView<const float> out = logits(*reference_, rows, replays_ ? &recording_ : nullptr);
+    const MatView<const float> out = logits(*reference_, rows, record());
     kept_.resize(out.rows * out.cols);
     sums_.resize(out.rows);
     const MatView<float> kept{kept_.data(), out.rows, out.cols};
@@ -192,7 +193,7 @@ class Comparison {
     for (std::size_t at = 0; at < rows.size(); at += subject.rows) {
       const std::size_t count = std::min(subject.rows, rows.size() - at), scored = subject.scores.size();
       const MatView<const float> out =
-          subject.differs_from > 0 ? engine_.transformer().replay(subject.cache, recording_, subject.differs_from)
+          subject.differs_from > 0 ? engine_.transformer().replay(subject.cache, *recording_, subject.differs_from)
                                    : logits(subject.cache, rows.subspan(at, count));
       subject.scores.resize(scored + count);
       engine_.pool().run(
@@ -213,12 +214,11 @@ class Comparison {
   LogitsWriter* saved_;
   std::optional<cache::KvCache> reference_;  ///< where it is not a file
   std::vector<Subject> subjects_;
-  bool replays_ = false;
-  model::Recording recording_;    ///< of the reference's last pass, where it is replayed
-  std::vector<float> kept_;       ///< logits of the reference, or its log-probabilities [rows, vocabulary]
-  std::vector<Normalizer> sums_;  ///< of each row of logits
-  std::vector<CodedRow> coded_;   ///< of each row of a file
-  FileFloor floor_;               ///< sums where figures are means
+  std::optional<model::Recording> recording_;  ///< of the reference's last pass, where it is replayed
+  std::vector<float> kept_;                    ///< logits of the reference, or its log-probabilities [rows, vocabulary]
+  std::vector<Normalizer> sums_;               ///< of each row of logits
+  std::vector<CodedRow> coded_;                ///< of each row of a file
+  FileFloor floor_;                            ///< sums where figures are means
   double loss_ = 0;
   std::size_t tokens_ = 0, done_ = 0, total_ = 0;
   std::size_t window_ = 0;
