@@ -66,7 +66,7 @@ std::string header(const Results& results) {
 
 /// The names of keys and values, or of both.
 std::string cache_name(const bench::CacheTypes& cache) {
-  const std::string k = codec::to_string(cache.k), v = codec::to_string(cache.v, codec::PageSide::value);
+  const auto [k, v] = side_names({cache.k, cache.v});
   return k == v ? k : k + "/" + v;
 }
 

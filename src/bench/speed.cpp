@@ -25,7 +25,7 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
-/// Appends `depth` tokens of standard normal keys and values to sequence 0 in every layer.
+/// Appends standard normal keys and values to sequence 0 in every layer until it holds `depth` tokens.
 void fill(cache::KvCache& cache, const model::ModelConfig& config, std::size_t depth, Random& random) {
   constexpr std::size_t kRows = model::Transformer::kMaxRows;
   const std::size_t cols = config.kv_size();
@@ -34,7 +34,7 @@ void fill(cache::KvCache& cache, const model::ModelConfig& config, std::size_t d
   for (float& x : k) x = static_cast<float>(random.normal());
   for (float& x : v) x = static_cast<float>(random.normal());
   std::vector<std::size_t> positions(kRows);
-  for (std::size_t at = 0; at < depth; at += kRows) {
+  for (std::size_t at = cache.length(0); at < depth; at += kRows) {
     const std::size_t rows = std::min(kRows, depth - at);
     std::iota(positions.begin(), positions.end(), at);
     kernels::rope_angles(frequencies, std::span(positions).first(rows), angles.data());
@@ -66,30 +66,34 @@ struct Times {
   std::vector<double> prefill, decode, weights, attention;
 };
 
-/// A cache full of random tokens, and what is timed over it.
+std::size_t deepest(const SpeedOptions& options) {
+  return *std::max_element(options.depths.begin(), options.depths.end());
+}
+
+std::size_t timed_tokens(const SpeedOptions& options) {
+  return std::max({options.prompt, options.tokens, std::size_t{1}});
+}
+
+/// A cache of random tokens, and what is timed over it.
 class Probe {
  public:
   Probe(engine::Engine& engine, const CacheTypes& types, const SpeedOptions& options)
       : engine_(engine),
-        depth_(*std::max_element(options.depths.begin(), options.depths.end())),
-        cache_(engine.make_cache(types.k, types.v, depth_ + timed_tokens(options))),
-        create_ms_(1e3 * creation_.seconds()) {
-    Random random(1);
-    fill(cache_, engine.config(), depth_, random);
-    prompt_ = random_tokens(options.prompt, engine.config().vocabulary, random);
-    tokens_ = random_tokens(options.tokens, engine.config().vocabulary, random);
-    forward(random_tokens(1, engine.config().vocabulary, random));  // pages of the weights and workspaces exist
+        cache_(engine.make_cache(types.k, types.v, deepest(options) + timed_tokens(options))),
+        create_ms_(1e3 * creation_.seconds()),
+        prompt_(random_tokens(options.prompt, engine.config().vocabulary, random_)),
+        tokens_(random_tokens(options.tokens, engine.config().vocabulary, random_)) {
+    forward(random_tokens(1, engine.config().vocabulary, random_));  // pages of the weights and workspaces exist
+    cache_.truncate(0, 0);
   }
 
-  static std::size_t timed_tokens(const SpeedOptions& options) {
-    return std::max({options.prompt, options.tokens, std::size_t{1}});
-  }
   const cache::KvCache& cache() const { return cache_; }
   double create_ms() const { return create_ms_; }
 
-  /// The greatest depth first: what is timed overwrites what lies behind.
+  /// Fills what the cache lacks of the depth first.
   void time(std::size_t depth, Times& times) {
     model::Transformer& transformer = engine_.transformer();
+    fill(cache_, engine_.config(), depth, random_);
     if (!prompt_.empty()) {
       cache_.truncate(0, depth);
       const Stopwatch watch;
@@ -115,7 +119,7 @@ class Probe {
   }
 
   engine::Engine& engine_;
-  std::size_t depth_;
+  Random random_{1};
   Stopwatch creation_;
   cache::KvCache cache_;
   double create_ms_;
@@ -126,11 +130,9 @@ SpeedResult summary(const engine::Engine& engine, const SpeedOptions& options, s
                     SpeedResult result) {
   const model::ModelConfig& config = engine.config();
   const auto with_blocks = [&](std::size_t tokens) {
-    return round_up(tokens + Probe::timed_tokens(options), cache::KvCache::kBlockTokens);
+    return static_cast<double>(round_up(tokens + timed_tokens(options), cache::KvCache::kBlockTokens));
   };
-  const std::size_t deepest = *std::max_element(options.depths.begin(), options.depths.end());
-  result.cache_bytes = static_cast<double>(result.usage.bytes()) * static_cast<double>(with_blocks(depth)) /
-                       static_cast<double>(with_blocks(deepest));
+  result.cache_bytes = static_cast<double>(result.usage.bytes()) * with_blocks(depth) / with_blocks(deepest(options));
   if (!times.prefill.empty()) {
     result.prefill_tps = static_cast<double>(options.prompt) / median(times.prefill);
     result.prefill_gflops = 2e-9 * matrix_values(engine.weights()) * result.prefill_tps;
@@ -177,10 +179,6 @@ std::size_t resident_bytes() {
 std::vector<SpeedRow> measure_speed(engine::Engine& engine, const SpeedOptions& options) {
   KVANT_ASSERT(!options.caches.empty() && !options.depths.empty() && options.repetitions > 0);
   const std::size_t caches = options.caches.size(), depths = options.depths.size();
-  std::vector<std::size_t> deepest_first(depths);
-  std::iota(deepest_first.begin(), deepest_first.end(), std::size_t{0});
-  std::stable_sort(deepest_first.begin(), deepest_first.end(),
-                   [&](std::size_t a, std::size_t b) { return options.depths[a] > options.depths[b]; });
   std::vector<Times> times(caches * depths);
   std::vector<SpeedResult> results(caches);
   std::optional<Probe> probe;
@@ -189,7 +187,7 @@ std::vector<SpeedRow> measure_speed(engine::Engine& engine, const SpeedOptions& 
     for (std::size_t c = 0; c < caches; ++c) {
       if (caches > 1) probe.reset();  // the memory of one cache at a time
       if (!probe) probe.emplace(engine, options.caches[c], options);
-      for (const std::size_t d : deepest_first) {
+      for (std::size_t d = 0; d < depths; ++d) {
         probe->time(options.depths[d], times[d * caches + c]);
         if (options.progress) options.progress(++done, options.repetitions * caches * depths, {});
       }

@@ -86,6 +86,18 @@ TEST(Speed, RowsOfSeveralCachesAndDepths) {
   EXPECT_GT(rows[2].speed.attention_ms, rows[0].speed.attention_ms);  // 2,000 tokens against none
 }
 
+TEST(Speed, EveryRepetitionIsAtItsDepth) {
+  engine::Engine engine = open_model();
+  SpeedOptions options;
+  options.caches = {{}};
+  options.depths = {4000, 0};
+  options.prompt = 0;
+  options.tokens = 4;
+  const std::vector<SpeedRow> rows = measure_speed(engine, options);
+  // Medians of three. A repetition without the 4,000 tokens would take a hundredth.
+  EXPECT_GT(rows[0].speed.attention_ms, 5 * rows[1].speed.attention_ms);
+}
+
 TEST(Speed, FloorOfAttention) {
   const engine::Engine engine = open_model();
   SpeedResult speed;
