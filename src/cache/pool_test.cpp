@@ -174,7 +174,7 @@ TEST_F(PoolTest, ASequenceCanBeTakenToOtherCaches) {
 struct Refused : PoolTest {
   Path file;
   std::string saved(const KvCache& of) {
-    const Path path{".now"};
+    const Path path{file.path.string() + ".now"};
     of.save(path.path);
     return read_text(path.path.string());
   }
