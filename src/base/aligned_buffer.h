@@ -10,6 +10,10 @@
 
 namespace kvant {
 
+/// Memory on a 64-byte boundary for std::free, null where there is none. From 32 MiB on it asks the system for pages of
+/// 2 MiB, where it has them: reading a large cache misses the TLB at every 4-KiB page.
+void* allocate_aligned(std::size_t bytes) noexcept;
+
 /// Owns `size` values of a trivial type on a 64-byte boundary, uninitialised. At least 64 readable bytes follow the
 /// last value, so that a kernel may load whole registers. Throws out_of_memory.
 template <class T>
@@ -20,7 +24,7 @@ class AlignedBuffer {
   AlignedBuffer() = default;
   explicit AlignedBuffer(std::size_t size) : size_(size) {
     const std::size_t bytes = round_up(checked_add(checked_mul(size, sizeof(T), "buffer"), 64, "buffer"), 64);
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+    data_.reset(static_cast<T*>(allocate_aligned(bytes)));
     KVANT_CHECK(data_ != nullptr, ErrorCode::out_of_memory, "cannot allocate {} bytes", bytes);
   }
 
