@@ -77,6 +77,14 @@ bool includes(Isa active, Isa tier) noexcept {
   return active == Isa::avx512 && tier == Isa::avx2;
 }
 
+bool reads_faster_in_streams() noexcept {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("intel") != 0;
+#else
+  return false;
+#endif
+}
+
 bool has_avx512_bf16() noexcept {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx512bf16") != 0;

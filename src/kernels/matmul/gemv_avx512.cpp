@@ -126,80 +126,123 @@ struct Super16 {
   }
 };
 
-/// One row of weights by kRows rows of x, `stride` blocks apart: weights are unpacked once for all of them. One row at
-/// a time makes one stream through memory, which is faster than several although they would share the activations.
-template <class Step, std::size_t kRows>
-void row_products(const std::byte* weights, std::size_t cols, const ActivationBlock* x, std::size_t stride, float* y,
-                  std::size_t y_stride) noexcept {
-  __m512 sums[kRows];
+/// kStreams rows of weights, `apart` bytes from one to the next, by kRows rows of x, `stride` blocks apart, whose
+/// results lie y_apart and y_stride floats apart: weights are unpacked once for all rows of x.
+template <class Step, std::size_t kStreams, std::size_t kRows>
+void row_products(const std::byte* weights, std::size_t apart, std::size_t cols, const ActivationBlock* x,
+                  std::size_t stride, float* y, std::size_t y_apart, std::size_t y_stride) noexcept {
+  __m512 sums[kStreams][kRows];
   KVANT_UNROLL
-  for (__m512& sum : sums) sum = _mm512_setzero_ps();
-  const auto add = [&](const std::byte* p, std::size_t step) {
+  for (auto& of_stream : sums) {
+    KVANT_UNROLL
+    for (__m512& sum : of_stream) sum = _mm512_setzero_ps();
+  }
+  const auto add = [&](const std::byte* p, std::size_t s, std::size_t step) {
     const Step w = Step::load(p);
     KVANT_UNROLL
-    for (std::size_t r = 0; r < kRows; ++r) sums[r] = w.add(sums[r], Step::load_x(x + r * stride, step));
+    for (std::size_t r = 0; r < kRows; ++r) sums[s][r] = w.add(sums[s][r], Step::load_x(x + r * stride, step));
   };
   const std::size_t steps = cols / Step::kValues;
-  for (std::size_t s = 0; s < steps; ++s, weights += Step::kBytes) {
-    for (std::size_t line = 0; line < Step::kBytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(weights + kPrefetchBytes + line), _MM_HINT_T0);
+  for (std::size_t i = 0; i < steps; ++i, weights += Step::kBytes) {
+    KVANT_UNROLL
+    for (std::size_t s = 0; s < kStreams; ++s) {
+      const std::byte* p = weights + s * apart;
+      for (std::size_t line = 0; line < Step::kBytes; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchBytes + line), _MM_HINT_T0);
+      }
+      add(p, s, i);
     }
-    add(weights, s);
   }
   if (const std::size_t rest = cols % Step::kValues; rest != 0) {
-    alignas(64) std::byte last[Step::kBytes] = {};
-    std::memcpy(last, weights, rest * Step::kBytes / Step::kValues);
-    add(last, steps);
+    for (std::size_t s = 0; s < kStreams; ++s) {
+      alignas(64) std::byte last[Step::kBytes] = {};
+      std::memcpy(last, weights + s * apart, rest * Step::kBytes / Step::kValues);
+      add(last, s, steps);
+    }
   }
   KVANT_UNROLL
-  for (std::size_t r = 0; r < kRows; ++r) y[r * y_stride] = _mm512_reduce_add_ps(sums[r]);
+  for (std::size_t s = 0; s < kStreams; ++s) {
+    KVANT_UNROLL
+    for (std::size_t r = 0; r < kRows; ++r) y[s * y_apart + r * y_stride] = _mm512_reduce_add_ps(sums[s][r]);
+  }
 }
 
 template <class Step>
 void gemv(const GemvArgs& a) noexcept {
   const std::size_t row_bytes = a.cols * Step::kBytes / Step::kValues;
   const std::size_t stride = activation_blocks(a.cols);
-  for (std::size_t o = 0; o < a.rows; ++o) {
+  std::size_t o = 0;
+  if (a.streams == GemvArgs::kStreams && a.x.rows == 1) {
+    const std::size_t part = a.rows / GemvArgs::kStreams;
+    for (; o < part; ++o) {
+      row_products<Step, GemvArgs::kStreams, 1>(a.weights + o * row_bytes, part * row_bytes, a.cols, a.blocks, stride,
+                                                a.y + o, part, a.y_stride);
+    }
+    o = part * GemvArgs::kStreams;
+  }
+  for (; o < a.rows; ++o) {
     const std::byte* w = a.weights + o * row_bytes;
     std::size_t r = 0;
     for (; r + kXRows <= a.x.rows; r += kXRows) {
-      row_products<Step, kXRows>(w, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, a.y_stride);
+      row_products<Step, 1, kXRows>(w, 0, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, 0,
+                                    a.y_stride);
     }
     for (; r < a.x.rows; ++r) {
-      row_products<Step, 1>(w, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, a.y_stride);
+      row_products<Step, 1, 1>(w, 0, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, 0, a.y_stride);
     }
   }
 }
 
-/// Four sums of 16 lanes each, so that four products are under way at once.
-template <class Weights>
-float float_product(const std::byte* w, const float* x, std::size_t cols) noexcept {
-  __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+/// Products of kStreams rows of weights, `apart` bytes from one to the next, and x. Each has four sums of 16 lanes, so
+/// that four products are under way at once.
+template <class Weights, std::size_t kStreams>
+void float_products(const std::byte* weights, std::size_t apart, const float* x, std::size_t cols, float* y,
+                    std::size_t y_apart) noexcept {
+  __m512 sums[kStreams][4];
+  for (auto& of_stream : sums) std::fill_n(of_stream, 4, _mm512_setzero_ps());
   std::size_t i = 0;
   for (; i + 64 <= cols; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(w + i * Weights::kBytes + kPrefetchBytes), _MM_HINT_T0);
-    if constexpr (Weights::kBytes > 1) {
-      _mm_prefetch(reinterpret_cast<const char*>(w + i * Weights::kBytes + kPrefetchBytes + 64), _MM_HINT_T0);
-    }
-    for (std::size_t k = 0; k < 4; ++k) {
-      const std::size_t at = i + 16 * k;
-      sums[k] = _mm512_fmadd_ps(Weights::load(w + at * Weights::kBytes, 0xffff), _mm512_loadu_ps(x + at), sums[k]);
+    for (std::size_t s = 0; s < kStreams; ++s) {
+      const std::byte* w = weights + s * apart + i * Weights::kBytes;
+      KVANT_UNROLL
+      for (std::size_t line = 0; line < 64 * Weights::kBytes; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(w + kPrefetchBytes + line), _MM_HINT_T0);
+      }
+      KVANT_UNROLL
+      for (std::size_t k = 0; k < 4; ++k) {
+        const __m512 values = Weights::load(w + 16 * k * Weights::kBytes, 0xffff);
+        sums[s][k] = _mm512_fmadd_ps(values, _mm512_loadu_ps(x + i + 16 * k), sums[s][k]);
+      }
     }
   }
-  for (; i < cols; i += 16) {
-    const auto lanes = static_cast<__mmask16>((1u << std::min<std::size_t>(16, cols - i)) - 1);
-    sums[0] =
-        _mm512_fmadd_ps(Weights::load(w + i * Weights::kBytes, lanes), _mm512_maskz_loadu_ps(lanes, x + i), sums[0]);
+  for (std::size_t s = 0; s < kStreams; ++s) {
+    const std::byte* w = weights + s * apart;
+    __m512* sum = sums[s];
+    for (std::size_t k = i; k < cols; k += 16) {
+      const auto lanes = static_cast<__mmask16>((1u << std::min<std::size_t>(16, cols - k)) - 1);
+      const __m512 values = Weights::load(w + k * Weights::kBytes, lanes);
+      sum[0] = _mm512_fmadd_ps(values, _mm512_maskz_loadu_ps(lanes, x + k), sum[0]);
+    }
+    y[s * y_apart] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
   }
-  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
 }
 
 template <class Weights>
 void float_gemv(const GemvArgs& a) noexcept {
-  for (std::size_t o = 0; o < a.rows; ++o) {
-    const std::byte* w = a.weights + o * a.cols * Weights::kBytes;
-    for (std::size_t r = 0; r < a.x.rows; ++r)
-      a.y[r * a.y_stride + o] = float_product<Weights>(w, a.x.row(r).data(), a.cols);
+  const std::size_t row_bytes = a.cols * Weights::kBytes;
+  std::size_t o = 0;
+  if (a.streams == GemvArgs::kStreams && a.x.rows == 1) {
+    const std::size_t part = a.rows / GemvArgs::kStreams;
+    for (; o < part; ++o) {
+      float_products<Weights, GemvArgs::kStreams>(a.weights + o * row_bytes, part * row_bytes, a.x.row(0).data(),
+                                                  a.cols, a.y + o, part);
+    }
+    o = part * GemvArgs::kStreams;
+  }
+  for (; o < a.rows; ++o) {
+    for (std::size_t r = 0; r < a.x.rows; ++r) {
+      float_products<Weights, 1>(a.weights + o * row_bytes, 0, a.x.row(r).data(), a.cols, a.y + r * a.y_stride + o, 0);
+    }
   }
 }
 

@@ -35,6 +35,10 @@ struct GemvArgs {
   const ActivationBlock* blocks;  ///< [n, activation_blocks(cols)], the same as int8: read for all other types
   float* y;                       ///< y[r * y_stride + o], overwritten
   std::size_t y_stride;
+  /// 1, or kStreams: so many places of the weights are read in turn when there is one row of x, which is faster on some
+  /// processors (base/cpu.h). The results are the same, bit for bit.
+  std::size_t streams = 1;
+  static constexpr std::size_t kStreams = 4;
 };
 
 /// y[r][o] = sum_i x[r][i] * W[o][i] for o < rows, straight on the blocks. Row r's result does not depend on the other

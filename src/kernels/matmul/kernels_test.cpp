@@ -100,6 +100,23 @@ TEST_P(GemvKernels, MatchesTheProductInDouble) {
   }
 }
 
+TEST_P(GemvKernels, StreamsDoNotChangeABit) {
+  const auto& kernel = GetParam();
+  if (!runs(kernel.isa)) GTEST_SKIP() << "needs " << name(kernel.isa);
+  for (std::size_t cols : columns_for(kernel.type)) {
+    for (std::size_t rows : {7u, 8u, 19u}) {
+      const Operands o(kernel.type, rows, cols, 1);
+      std::vector<float> one(rows, kNaN), streams(rows, kNaN);
+      GemvArgs args{o.bytes.data(), rows, cols, {o.x.data(), 1, cols}, o.blocks.data(), one.data(), rows};
+      kernel.function(args);
+      args.y = streams.data();
+      args.streams = GemvArgs::kStreams;
+      kernel.function(args);
+      ASSERT_EQ(streams, one) << rows << "x" << cols;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, GemvKernels, testing::ValuesIn(gemv_kernels().begin(), gemv_kernels().end()),
                          [](const auto& i) { return test_name(i); });
 

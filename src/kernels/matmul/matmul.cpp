@@ -10,9 +10,10 @@ namespace kvant::kernels {
 namespace {
 
 constexpr std::size_t kTaskBytes =
-    32 * 1024;                              // weights of a decode task: small, as threads take them one after another
-constexpr std::size_t kDecodeValues = 256;  // values of a row decoded at a time: 16 rows of them fit the L1 cache
-constexpr std::size_t kPrepareRows = 4;     // activation rows converted by one task
+    32 * 1024;  // weights of a decode task: small, as threads take them one after another
+constexpr std::size_t kStreamBytes = 16 * 1024;  // the same of each stream: some pages
+constexpr std::size_t kDecodeValues = 256;       // values of a row decoded at a time: 16 rows of them fit the L1 cache
+constexpr std::size_t kPrepareRows = 4;          // activation rows converted by one task
 
 bool is_float(gguf::TensorType type) { return gguf::info(type).block_values == 1; }
 
@@ -42,7 +43,8 @@ struct Matmul::Workspace {
 
 Matmul::Matmul(Isa isa, Precision precision)
     : tile_(&find_tile(isa, precision == Precision::fast)),
-      quantize_(pick(quantize_activations_kernels(), isa).function) {
+      quantize_(pick(quantize_activations_kernels(), isa).function),
+      streams_(reads_faster_in_streams() ? GemvArgs::kStreams : 1) {
   for (const gguf::TypeInfo& type : gguf::all_types()) {
     Kernels& k = kernels_[static_cast<std::size_t>(type.type)];
     if (precision == Precision::fast) {
@@ -82,7 +84,8 @@ void Matmul::plan(std::size_t rows, std::span<const Product> products) {
     std::size_t step = tile_->columns;
     if (rows <= kDecodeRows && k.gemv != nullptr) {
       way = Task::Way::gemv;
-      step = std::max<std::size_t>(1, kTaskBytes / row_bytes);
+      const std::size_t bytes = streams_ == 1 ? kTaskBytes : streams_ * kStreamBytes;
+      step = std::max<std::size_t>(streams_, bytes / row_bytes / streams_ * streams_);
     } else if (rows > kDecodeRows && k.gemm != nullptr) {
       way = Task::Way::gemm;
       step = GemmArgs::kMaxRows;
@@ -136,7 +139,8 @@ void Matmul::run_gemv(const Task& task, MatView<const float> x, const Workspace&
                         .x = x,
                         .blocks = workspace.blocks,
                         .y = y.data + task.begin,
-                        .y_stride = y.stride});
+                        .y_stride = y.stride,
+                        .streams = streams_});
 }
 
 void Matmul::run_gemm(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const {

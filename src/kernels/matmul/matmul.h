@@ -72,6 +72,7 @@ class Matmul {
   std::array<Kernels, 32> kernels_;  // by tensor type
   const Tile* tile_;
   QuantizeActivations quantize_;
+  std::size_t streams_;      // of GemvArgs
   std::vector<Task> tasks_;  // of the current call
   AlignedBuffer<std::byte> buffer_;
 };
