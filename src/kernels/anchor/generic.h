@@ -105,30 +105,44 @@ template <std::size_t rows>
   }
 }
 
+/// C_j e^{i phase_j} of the pairs of a block.
 template <std::size_t rows>
-[[gnu::always_inline]] inline void add_fast(const AnchorArgs& a, std::size_t first_row, Halves<rows>& h) noexcept {
+struct Phases {
+  alignas(64) float re[rows][kAnchorBlock], im[rows][kAnchorBlock];
+};
+
+template <std::size_t rows>
+[[gnu::always_inline]] inline void turn_block(const AnchorArgs& a, std::size_t first_row, std::size_t block,
+                                              Phases<rows>& p) noexcept {
   const std::size_t padded = a.angles.padded_pairs();
-  const float* re = a.re + first_row * padded;
-  const float* im = a.im + first_row * padded;
-  const float* cosines = a.angles.cosines(a.page);
-  const float* sines = a.angles.sines(a.page);
-  for (const std::size_t j : a.anchor.fast) {
-    const float* cosine = a.angles.fast_cosines(j);
-    const float* sine = a.angles.fast_sines(j);
-    F32 x[rows], y[rows];
+  KVANT_UNROLL
+  for (std::size_t i = 0; i < kAnchorBlock; i += kLanes) {
+    const std::size_t j = block * kAnchorBlock + i;
+    const F32 cosine = load(a.angles.cosines(a.page) + j), sine = load(a.angles.sines(a.page) + j);
     KVANT_UNROLL
     for (std::size_t r = 0; r < rows; ++r) {
-      const float real = re[r * padded + j], imaginary = im[r * padded + j];
-      x[r] = broadcast(real * cosines[j] - imaginary * sines[j]);
-      y[r] = broadcast(real * sines[j] + imaginary * cosines[j]);
+      const F32 re = load(a.re + (first_row + r) * padded + j), im = load(a.im + (first_row + r) * padded + j);
+      store(p.re[r] + i, fnma(im, sine, re * cosine));
+      store(p.im[r] + i, fma(im, cosine, re * sine));
     }
+  }
+}
+
+template <std::size_t rows>
+[[gnu::always_inline]] inline void add_fast(const AnchorArgs& a, std::size_t first_row, Halves<rows>& h) noexcept {
+  Phases<rows> phases;
+  std::size_t turned = ~std::size_t{0};
+  for (const std::size_t j : a.anchor.fast) {
+    if (j / kAnchorBlock != turned) turn_block(a, first_row, turned = j / kAnchorBlock, phases);
+    const float* cosine = a.angles.fast_cosines(j);
+    const float* sine = a.angles.fast_sines(j);
     KVANT_UNROLL
     for (std::size_t v = 0; v < kVectors; ++v) {
       const F32 c = load(cosine + v * kLanes), s = load(sine + v * kLanes);
       KVANT_UNROLL
       for (std::size_t r = 0; r < rows; ++r) {
-        h.even[r][v] = fma(x[r], c, h.even[r][v]);
-        h.odd[r][v] = fma(y[r], s, h.odd[r][v]);
+        h.even[r][v] = fma(broadcast(phases.re[r][j % kAnchorBlock]), c, h.even[r][v]);
+        h.odd[r][v] = fma(broadcast(phases.im[r][j % kAnchorBlock]), s, h.odd[r][v]);
       }
     }
   }

@@ -187,12 +187,19 @@ void softmax_rows(const SoftmaxArgs& a, std::size_t first, std::size_t end) noex
     }
     totals[r - first] = total;
   }
+  // All rows' exponentials at once: whether a maximum rises cannot be foreseen.
+  constexpr std::size_t kPadded = (kSoftmaxRows + kLanes - 1) / kLanes * kLanes;
+  float rescale[kPadded] = {};
+  for (std::size_t r = first; r < end; ++r) {
+    const float before = a.states[r].max, after = maxima[r - first];
+    rescale[r - first] = before == after ? 0.0F : before - after;
+  }
+  for (std::size_t i = 0; i < kPadded; i += kLanes) store(rescale + i, exp(load(rescale + i)));
   for (std::size_t r = first; r < end; ++r) {
     SoftmaxState& state = a.states[r];
-    const float new_max = maxima[r - first];
-    a.rescale[r] = new_max == state.max ? 1.0F : exp_of(state.max - new_max);
-    state.sum = state.sum * a.rescale[r] + sum(totals[r - first]);
-    state.max = new_max;
+    a.rescale[r] = rescale[r - first];
+    state.sum = state.sum * rescale[r - first] + sum(totals[r - first]);
+    state.max = maxima[r - first];
   }
 }
 
