@@ -12,10 +12,9 @@ namespace {
 using codec::Anchor;
 using codec::PairScale;
 
-constexpr double kDroppedEnergy = 0.02;    ///< of an anchor, relative to the energy of the keys
-constexpr double kDroppedPlanned = 0.005;  ///< the same of planned keys, whose errors are far smaller
-constexpr double kScaleSteps = 16;         ///< steps of a pair scale in an octave
-constexpr double kEnergyFloor = 1e-4;      ///< of a pair, relative to the mean
+constexpr double kDroppedEnergy = 0.02;  ///< of an anchor, relative to the energy of the keys as they are stored
+constexpr double kScaleSteps = 16;       ///< steps of a pair scale in an octave
+constexpr double kEnergyFloor = 1e-4;    ///< of a pair, relative to the mean
 
 std::vector<float> part(const std::vector<float>& all, std::size_t head, std::size_t size) {
   if (all.empty()) return {};
@@ -46,14 +45,14 @@ std::vector<double> mapped_energies(std::span<const Bf16> map, std::size_t head_
 }
 
 /// Leaves the pairs of an anchor in the keys that are not worth their time; adds their energy to that of the keys.
-/// weights  what energy 1 of a pair is where keys are stored; share: of the keys' energy that may be added
+/// weights  what energy 1 of a pair is where keys are stored
 void drop_small_pairs(std::vector<float>& anchor, std::vector<double>& key_energies,
-                      const kernels::AnchorAngles& angles, std::span<const double> weights, double share) {
+                      const kernels::AnchorAngles& angles, std::span<const double> weights) {
   const std::size_t pairs = key_energies.size();
   const std::vector<double> given = pair_energies(anchor, pairs);
   std::vector<double> energies(pairs);
   for (std::size_t j = 0; j < pairs; ++j) energies[j] = weights[j] * given[j];
-  double budget = share * std::inner_product(weights.begin(), weights.end(), key_energies.begin(), 0.0);
+  double budget = kDroppedEnergy * std::inner_product(weights.begin(), weights.end(), key_energies.begin(), 0.0);
   const bool all = sum(energies) <= budget;
   std::vector<std::size_t> order(pairs);
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -173,7 +172,7 @@ HeadBasis make_key_basis(const codec::CacheSpec& spec, const LayerConstants& con
     if (!basis.anchor.empty() && !keys.empty()) {
       const std::vector<double> weights =
           planned ? mapped_energies(constants.k_codes[head].transform, head_dim, pairs) : std::vector<double>(pairs, 1);
-      drop_small_pairs(basis.anchor, keys, *angles, weights, planned ? kDroppedPlanned : kDroppedEnergy);
+      drop_small_pairs(basis.anchor, keys, *angles, weights);
     }
     if (std::all_of(basis.anchor.begin(), basis.anchor.end(), [](float a) { return a == 0; })) basis.anchor.clear();
     if (!basis.anchor.empty() && pairs > 0) basis.pairs = kernels::make_anchor_pairs(*angles, basis.anchor);
