@@ -1,29 +1,43 @@
 #include "model/value_metric.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <span>
 
 #include "base/error.h"
+#include "codec/lanes.h"
 #include "gguf/blocks.h"
+#include "kernels/simd/target.h"
 
 namespace kvant::model {
 namespace {
 
-constexpr std::size_t kLanes = 8;    ///< a head that codes can store is a multiple of it
+constexpr std::size_t kStep = 8;     ///< columns at a time; a head that codes can store is a multiple of it
+constexpr std::size_t kRows = 4;     ///< rows that share their loads
 constexpr std::size_t kSamples = 4;  ///< added at a time, to pass over the metric less often
 
 /// m [n][n] += the sum of x x^T over kSamples vectors x [n], `stride` apart, on the diagonal and (at least) below.
 void add_outer_products(const float* x, std::size_t stride, std::size_t n, float* m) {
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = 0; j <= i; j += kLanes) {
-      std::array<float, kLanes> sum{};
+  using codec::Four;
+  for (std::size_t i = 0; i < n; i += kRows) {
+    for (std::size_t j = 0; j < i + kRows; j += kStep) {
+      Four sums[kRows][2] = {};
+      KVANT_UNROLL
       for (std::size_t s = 0; s < kSamples; ++s) {
-        const float factor = x[s * stride + i];
-        for (std::size_t l = 0; l < kLanes; ++l) sum[l] += factor * x[s * stride + j + l];
+        const float* sample = x + s * stride;
+        const Four low = codec::load(sample + j), high = codec::load(sample + j + codec::kLanes);
+        KVANT_UNROLL
+        for (std::size_t r = 0; r < kRows; ++r) {
+          sums[r][0] += sample[i + r] * low;
+          sums[r][1] += sample[i + r] * high;
+        }
       }
-      for (std::size_t l = 0; l < kLanes; ++l) m[i * n + j + l] += sum[l];
+      KVANT_UNROLL
+      for (std::size_t r = 0; r < kRows; ++r) {
+        float* to = m + (i + r) * n + j;
+        codec::store(to, codec::load(to) + sums[r][0]);
+        codec::store(to + codec::kLanes, codec::load(to + codec::kLanes) + sums[r][1]);
+      }
     }
   }
 }
@@ -32,8 +46,8 @@ void add_outer_products(const float* x, std::size_t stride, std::size_t n, float
 
 std::vector<std::vector<float>> value_metrics(const ModelConfig& config, const Weights& weights, ThreadPool& pool) {
   const std::size_t n = config.head_dim, kv_heads = static_cast<std::size_t>(config.kv_heads);
-  KVANT_CHECK(n % kLanes == 0, ErrorCode::invalid_argument, "head_dim {}, expected a multiple of {} for coded values",
-              n, kLanes);
+  KVANT_CHECK(n % kStep == 0, ErrorCode::invalid_argument, "head_dim {}, expected a multiple of {} for coded values", n,
+              kStep);
   const std::size_t group = static_cast<std::size_t>(config.heads) / kv_heads;
   std::vector<std::vector<float>> metrics(weights.layers.size(), std::vector<float>(kv_heads * n * n));
   pool.run(weights.layers.size(), [&](std::size_t layer, int) {

@@ -38,7 +38,15 @@ template <class Format>
 __m256 products(const Codes& w, const ActivationBlock& x, std::size_t half, std::size_t j) noexcept {
   constexpr bool kSigned = Format::kSigned;
   const std::int8_t* q = x.q[half] + 32 * j;
-  __m256i sum = _mm256_add_epi32(dot<kSigned>(w.low[j], q), dot<kSigned>(w.high[j], q + 64));
+  __m256i sum;
+  if constexpr (kSigned) {
+    sum = _mm256_add_epi32(dot<kSigned>(w.low[j], q), dot<kSigned>(w.high[j], q + 64));
+  } else {  // codes of up to 5 bits: four products are at most 4 * 31 * 127
+    const auto* values = reinterpret_cast<const __m256i*>(q);
+    const __m256i low = _mm256_maddubs_epi16(w.low[j], _mm256_load_si256(values));
+    const __m256i high = _mm256_maddubs_epi16(w.high[j], _mm256_load_si256(values + 2));
+    sum = _mm256_madd_epi16(_mm256_add_epi16(low, high), _mm256_set1_epi16(1));
+  }
   if constexpr (Format::kOffset != 0) sum = _mm256_add_epi32(sum, start<Format::kOffset>(x, half, j));
   return _mm256_cvtepi32_ps(sum);
 }
