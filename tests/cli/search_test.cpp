@@ -137,6 +137,10 @@ TEST_F(Search, GoesOnAfterItWasKilled) {
     }
     EXPECT_EQ(result.status, -1) << result.err;
     ++killed;
+    if (fs::exists(path)) {  // between its last act and its end
+      EXPECT_EQ(read_text(path), *bytes_);
+      fs::remove(path);
+    }
     for (const auto& entry : fs::directory_iterator(folder_.path(""))) {
       EXPECT_EQ(entry.path().filename(), "plan.gguf.partial");
       EXPECT_NO_THROW(codec::read_plan(entry.path()));
