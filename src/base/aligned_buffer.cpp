@@ -12,9 +12,9 @@ constexpr std::size_t kHugeFrom = 16 * kHugePage;
 
 void* allocate_aligned(std::size_t bytes) noexcept {
   if (bytes < kHugeFrom) return std::aligned_alloc(64, bytes);
-  void* data = std::aligned_alloc(kHugePage, bytes);
-  // A wish: small pages do as well.
-  if (data != nullptr) ::madvise(data, bytes, MADV_HUGEPAGE);
+  void* data = nullptr;
+  if (::posix_memalign(&data, kHugePage, bytes) != 0) return nullptr;  // aligned_alloc wants whole huge pages
+  ::madvise(data, bytes, MADV_HUGEPAGE);                               // a wish: small pages do as well
   return data;
 }
 
