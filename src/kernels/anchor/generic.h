@@ -21,23 +21,30 @@ constexpr Positions kPositions = [] {
   return p;
 }();
 
+/// Real and imaginary part of C_j e^{i phase_j} of a vector of pairs, from j on.
+template <std::size_t rows>
+[[gnu::always_inline]] inline void turn(const AnchorArgs& a, std::size_t first_row, std::size_t j,
+                                        F32 (&parts)[rows][2]) noexcept {
+  const std::size_t padded = a.angles.padded_pairs();
+  const F32 cosine = load(a.angles.cosines(a.page) + j), sine = load(a.angles.sines(a.page) + j);
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; ++r) {
+    const F32 re = load(a.re + (first_row + r) * padded + j), im = load(a.im + (first_row + r) * padded + j);
+    parts[r][0] = fnma(im, sine, re * cosine);
+    parts[r][1] = fma(im, cosine, re * sine);
+  }
+}
+
 /// sums[r][n] += the real (n even) or imaginary (n odd) part of C_j e^{i phase_j}, times term n of pair j, over a
 /// block.
 template <std::size_t terms, std::size_t rows>
 [[gnu::always_inline]] inline void add_block(const AnchorArgs& a, std::size_t first_row, std::size_t block,
                                              F32 (&sums)[rows][kAnchorTerms]) noexcept {
-  const std::size_t padded = a.angles.padded_pairs();
   KVANT_UNROLL
   for (std::size_t i = 0; i < kAnchorBlock; i += kLanes) {
     const std::size_t j = block * kAnchorBlock + i;
-    const F32 cosine = load(a.angles.cosines(a.page) + j), sine = load(a.angles.sines(a.page) + j);
     F32 parts[rows][2];
-    KVANT_UNROLL
-    for (std::size_t r = 0; r < rows; ++r) {
-      const F32 re = load(a.re + (first_row + r) * padded + j), im = load(a.im + (first_row + r) * padded + j);
-      parts[r][0] = fnma(im, sine, re * cosine);
-      parts[r][1] = fma(im, cosine, re * sine);
-    }
+    turn(a, first_row, j, parts);
     KVANT_UNROLL
     for (std::size_t n = 0; n < terms; ++n) {
       const F32 term = load(a.angles.terms(n) + j);
@@ -114,16 +121,14 @@ struct Phases {
 template <std::size_t rows>
 [[gnu::always_inline]] inline void turn_block(const AnchorArgs& a, std::size_t first_row, std::size_t block,
                                               Phases<rows>& p) noexcept {
-  const std::size_t padded = a.angles.padded_pairs();
   KVANT_UNROLL
   for (std::size_t i = 0; i < kAnchorBlock; i += kLanes) {
-    const std::size_t j = block * kAnchorBlock + i;
-    const F32 cosine = load(a.angles.cosines(a.page) + j), sine = load(a.angles.sines(a.page) + j);
+    F32 parts[rows][2];
+    turn(a, first_row, block * kAnchorBlock + i, parts);
     KVANT_UNROLL
     for (std::size_t r = 0; r < rows; ++r) {
-      const F32 re = load(a.re + (first_row + r) * padded + j), im = load(a.im + (first_row + r) * padded + j);
-      store(p.re[r] + i, fnma(im, sine, re * cosine));
-      store(p.im[r] + i, fma(im, cosine, re * sine));
+      store(p.re[r] + i, parts[r][0]);
+      store(p.im[r] + i, parts[r][1]);
     }
   }
 }

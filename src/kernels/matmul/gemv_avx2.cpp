@@ -175,32 +175,6 @@ void row_products(const std::byte* weights, std::size_t apart, std::size_t cols,
   }
 }
 
-template <class Step>
-void gemv(const GemvArgs& a) noexcept {
-  const std::size_t row_bytes = a.cols * Step::kBytes / Step::kValues;
-  const std::size_t stride = activation_blocks(a.cols);
-  std::size_t o = 0;
-  if (a.streams == GemvArgs::kStreams && a.x.rows == 1) {
-    const std::size_t part = a.rows / GemvArgs::kStreams;
-    for (; o < part; ++o) {
-      row_products<Step, GemvArgs::kStreams, 1>(a.weights + o * row_bytes, part * row_bytes, a.cols, a.blocks, stride,
-                                                a.y + o, part, a.y_stride);
-    }
-    o = part * GemvArgs::kStreams;
-  }
-  for (; o < a.rows; ++o) {
-    const std::byte* w = a.weights + o * row_bytes;
-    std::size_t r = 0;
-    for (; r + kXRows <= a.x.rows; r += kXRows) {
-      row_products<Step, 1, kXRows>(w, 0, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, 0,
-                                    a.y_stride);
-    }
-    for (; r < a.x.rows; ++r) {
-      row_products<Step, 1, 1>(w, 0, a.cols, a.blocks + r * stride, stride, a.y + r * a.y_stride + o, 0, a.y_stride);
-    }
-  }
-}
-
 /// Products of kStreams rows of weights, `apart` bytes from one to the next, and x.
 template <class Weights, std::size_t kStreams>
 void float_products(const std::byte* weights, std::size_t apart, const float* x, std::size_t cols, float* y,
@@ -236,25 +210,7 @@ void float_products(const std::byte* weights, std::size_t apart, const float* x,
   }
 }
 
-template <class Weights>
-void float_gemv(const GemvArgs& a) noexcept {
-  const std::size_t row_bytes = a.cols * Weights::kBytes;
-  std::size_t o = 0;
-  if (a.streams == GemvArgs::kStreams && a.x.rows == 1) {
-    const std::size_t part = a.rows / GemvArgs::kStreams;
-    for (; o < part; ++o) {
-      float_products<Weights, GemvArgs::kStreams>(a.weights + o * row_bytes, part * row_bytes, a.x.data, a.cols,
-                                                  a.y + o, part);
-    }
-    o = part * GemvArgs::kStreams;
-  }
-  for (; o < a.rows; ++o) {
-    for (std::size_t r = 0; r < a.x.rows; ++r) {
-      float_products<Weights, 1>(a.weights + o * row_bytes, 0, a.x.data + r * a.x.stride, a.cols,
-                                 a.y + r * a.y_stride + o, 0);
-    }
-  }
-}
+#include "kernels/matmul/gemv.h"
 
 }  // namespace
 
