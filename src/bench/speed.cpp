@@ -61,7 +61,7 @@ double cache_bytes(const model::ModelConfig& config, const cache::CacheUsage& us
   return (usage.k_bpv + usage.v_bpv) / 8 * values_per_token(config) * tokens;
 }
 
-/// Seconds of what one repetition times.
+/// Seconds of each prefill and of each decoded token: medians over all leave out what the machine did beside them.
 struct Times {
   std::vector<double> prefill, decode, weights, attention;
 };
@@ -100,15 +100,14 @@ class Probe {
       forward(prompt_);
       times.prefill.push_back(watch.seconds());
     }
-    if (!tokens_.empty()) {
-      const auto count = static_cast<double>(tokens_.size());
-      cache_.truncate(0, depth);
+    cache_.truncate(0, depth);
+    for (const Token& token : tokens_) {
       transformer.reset_profile();
       const Stopwatch watch;
-      for (const Token& token : tokens_) forward({&token, 1});
-      times.decode.push_back(watch.seconds() / count);
-      times.weights.push_back(transformer.profile().weights / count);
-      times.attention.push_back(transformer.profile().attention / count);
+      forward({&token, 1});
+      times.decode.push_back(watch.seconds());
+      times.weights.push_back(transformer.profile().weights);
+      times.attention.push_back(transformer.profile().attention);
     }
     cache_.truncate(0, depth);
   }

@@ -41,9 +41,8 @@ Attend::Attend(const Shape& shape, const Side& keys, const Side& values, const B
       }
     }
     for (auto* buffer : {&s.part, &s.total}) *buffer = AlignedBuffer<float>(rows * dims_);
-    for (auto* buffer : {&s.logits, &s.window_logits}) *buffer = AlignedBuffer<float>(rows * kPageTokens);
-    for (auto* buffer : {&s.rescale, &s.ones}) *buffer = AlignedBuffer<float>(rows);
-    std::fill_n(s.ones.data(), rows, 1.0F);
+    s.logits = AlignedBuffer<float>(rows * kChunkTokens);
+    s.window_logits = AlignedBuffer<float>(rows * kPageTokens);
     s.page = AlignedBuffer<float>(kPageTokens * std::max(key_dims_, dims_));
     s.visible = AlignedBuffer<std::size_t>(rows);
     s.part_states = AlignedBuffer<kernels::SoftmaxState>(rows);
@@ -62,8 +61,8 @@ std::size_t Attend::workspace_bytes() const noexcept {
   std::size_t bytes =
       partial_.size_bytes() + partial_states_.size_bytes() + (tasks_.capacity() + merges_.capacity()) * sizeof(Task);
   for (const Scratch& s : scratch_) {
-    for (const auto* buffer : {&s.q.f32, &s.q.units, &s.anchor_re, &s.anchor_im, &s.part, &s.total, &s.logits,
-                               &s.window_logits, &s.rescale, &s.ones, &s.page}) {
+    for (const auto* buffer :
+         {&s.q.f32, &s.q.units, &s.anchor_re, &s.anchor_im, &s.part, &s.total, &s.logits, &s.window_logits, &s.page}) {
       bytes += buffer->size_bytes();
     }
     bytes += s.q.values.size_bytes() + s.q.sums.size_bytes();
@@ -143,14 +142,26 @@ void Attend::load_queries(const Call& call, const Tile& tile, Scratch& s) const 
   head.codec->prepare(s.q, rows);
 }
 
+Attend::Page Attend::page_at(const Tile& tile, std::size_t index) const {
+  const auto sequence = static_cast<std::size_t>(tile.segment->sequence);
+  const std::size_t start = index * kPageTokens;
+  return {index, start, std::min(kPageTokens, tile.end() - start), sequence, blocks_->slot(sequence, index)};
+}
+
+/// A page of the tile, or nothing behind its last one.
+kernels::Upcoming Attend::upcoming(const Call& call, const Tile& tile, const Side& side, std::size_t index) const {
+  if (index * kPageTokens >= tile.end()) return {};
+  const PageStore& pages = side.pages(call.layer);
+  return {pages.page(tile.kv_head, page_at(tile, index).slot), pages.page_bytes(tile.kv_head)};
+}
+
 /// The logits of one page for all rows of the tile.
-void Attend::score(const Call& call, const Tile& tile, const Page& page, Scratch& s) const {
+void Attend::score(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s,
+                   float* logits) const {
   const std::size_t rows = tile.tokens * shape_.group;
   const Side::Head& head = keys_->head(call.layer, tile.kv_head);
-  const PageStore& values = values_->pages(call.layer);
-  const kernels::Upcoming next{values.page(tile.kv_head, page.slot), values.page_bytes(tile.kv_head)};
   head.codec->score({keys_->pages(call.layer).page(tile.kv_head, page.slot), rows, page.tokens, next, s.page.data()},
-                    s.q, s.logits.data());
+                    s.q, logits);
   if (const Window* window = keys_->window()) {
     const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens, tile.position());
     for (std::size_t i = 0; i < held.count; ++i) {
@@ -159,71 +170,60 @@ void Attend::score(const Call& call, const Tile& tile, const Page& page, Scratch
       for (std::size_t r = 0; r < rows; ++r) {
         const std::size_t skip = window->outside(run, page.start, tile.position() + r / shape_.group);
         std::copy_n(s.window_logits.data() + r * kPageTokens + skip, run.count - skip,
-                    s.logits.data() + r * kPageTokens + run.token + skip);
+                    logits + r * kPageTokens + run.token + skip);
       }
     }
   }
   if (!head.basis.pairs.re.empty()) {
-    keys_->add_anchor()({*keys_->angles(), head.basis.pairs, s.anchor_re.data(), s.anchor_im.data(), rows, page.index,
-                         s.logits.data()});
+    keys_->add_anchor()(
+        {*keys_->angles(), head.basis.pairs, s.anchor_re.data(), s.anchor_im.data(), rows, page.index, logits});
   }
 }
 
-/// Adds the values of one page by the weights in s.logits, which it may change.
-void Attend::mix(const Call& call, const Tile& tile, const Page& page, Scratch& s, float* out) const {
+/// Adds the values of one page by these weights, which it may change.
+void Attend::mix(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s,
+                 float* weights, float* out) const {
   const std::size_t rows = tile.tokens * shape_.group;
-  const PageStore& keys = keys_->pages(call.layer);
-  const PageStore& values = values_->pages(call.layer);
-  kernels::Upcoming next;
-  if (page.start + kPageTokens < tile.end()) {
-    next = {keys.page(tile.kv_head, blocks_->slot(page.sequence, page.index + 1)), keys.page_bytes(tile.kv_head)};
-  }
-  const PageCall whole{values.page(tile.kv_head, page.slot), rows, page.tokens, next, s.page.data()};
-  const PageCodec& codec = *values_->head(call.layer, tile.kv_head).codec;
-  const Window* window = values_->window();
-  if (window == nullptr) return codec.mix(whole, s.logits.data(), s.rescale.data(), out);
-
-  const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens, tile.position());
-  const float* rescale = s.rescale.data();
-  for (std::size_t i = 0; i < held.count; ++i) {
-    const auto& run = held.runs[i];
-    for (std::size_t r = 0; r < rows; ++r) {
-      const std::size_t skip = window->outside(run, page.start, tile.position() + r / shape_.group);
-      float* weights = s.logits.data() + r * kPageTokens + run.token + skip;
-      float* held_weights = s.window_logits.data() + r * kPageTokens;
-      std::fill_n(held_weights, skip, 0.0F);
-      std::copy_n(weights, run.count - skip, held_weights + skip);
-      std::fill_n(weights, run.count - skip, 0.0F);
+  if (const Window* window = values_->window()) {
+    const auto held = window->runs(call.layer, page.sequence, tile.kv_head, page.start, page.tokens, tile.position());
+    for (std::size_t i = 0; i < held.count; ++i) {
+      const auto& run = held.runs[i];
+      for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t skip = window->outside(run, page.start, tile.position() + r / shape_.group);
+        float* coded = weights + r * kPageTokens + run.token + skip;
+        float* held_weights = s.window_logits.data() + r * kPageTokens;
+        std::fill_n(held_weights, skip, 0.0F);
+        std::copy_n(coded, run.count - skip, held_weights + skip);
+        std::fill_n(coded, run.count - skip, 0.0F);
+      }
+      window->kernels().mix({s.window_logits.data(), rows, dims_, run.vectors, run.count, out});
     }
-    window->kernels().mix({s.window_logits.data(), rescale, rows, dims_, run.vectors, run.count, out});
-    rescale = s.ones.data();
   }
-  codec.mix(whole, s.logits.data(), rescale, out);
-}
-
-/// One page for all rows of the tile: scores, softmax, values.
-void Attend::attend_page(const Call& call, const Tile& tile, std::size_t index, Scratch& s,
-                         kernels::SoftmaxState* states, float* out) const {
-  const std::size_t rows = tile.tokens * shape_.group;
-  const std::size_t start = index * kPageTokens;
-  const auto sequence = static_cast<std::size_t>(tile.segment->sequence);
-  const Page page{index, start, std::min(kPageTokens, tile.end() - start), sequence, blocks_->slot(sequence, index)};
-  for (std::size_t r = 0; r < rows; ++r) {
-    const std::size_t sees = tile.position() + r / shape_.group + 1;
-    s.visible[r] = sees > start ? std::min(kPageTokens, sees - start) : 0;
-  }
-  score(call, tile, page, s);
-  kernels_->softmax({rows, shape_.score_scale, s.visible.data(), s.logits.data(), states, s.rescale.data()});
-  mix(call, tile, page, s, out);
+  const std::byte* values = values_->pages(call.layer).page(tile.kv_head, page.slot);
+  values_->head(call.layer, tile.kv_head).codec->mix({values, rows, page.tokens, next, s.page.data()}, weights, out);
 }
 
 void Attend::attend_chunk(const Call& call, const Tile& tile, std::size_t chunk, Scratch& s,
                           kernels::SoftmaxState* states, float* out) const {
-  const std::size_t rows = tile.tokens * shape_.group;
-  std::fill_n(states, rows, kernels::SoftmaxState{});
+  const std::size_t rows = tile.tokens * shape_.group, start = chunk * kChunkTokens;
+  const std::size_t first = chunk * kChunkPages;
+  const std::size_t end = std::min((tile.end() + kPageTokens - 1) / kPageTokens, first + kChunkPages);
+  const auto logits = [&](std::size_t page) { return s.logits.data() + (page - first) * rows * kPageTokens; };
+  for (std::size_t page = first; page < end; ++page) {
+    const kernels::Upcoming next =
+        page + 1 < end ? upcoming(call, tile, *keys_, page + 1) : upcoming(call, tile, *values_, first);
+    score(call, tile, page_at(tile, page), next, s, logits(page));
+  }
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::size_t sees = tile.position() + r / shape_.group + 1;
+    s.visible[r] = sees > start ? std::min(kChunkTokens, sees - start) : 0;
+  }
+  kernels_->softmax({rows, end - first, shape_.score_scale, s.visible.data(), s.logits.data(), states});
   std::fill_n(out, rows * dims_, 0.0F);
-  const std::size_t end = std::min((tile.end() + kPageTokens - 1) / kPageTokens, (chunk + 1) * kChunkPages);
-  for (std::size_t page = chunk * kChunkPages; page < end; ++page) attend_page(call, tile, page, s, states, out);
+  for (std::size_t page = first; page < end; ++page) {
+    const Side& side = page + 1 < end ? *values_ : *keys_;  // then the next chunk's keys
+    mix(call, tile, page_at(tile, page), upcoming(call, tile, side, page + 1), s, logits(page), out);
+  }
 }
 
 void Attend::attend_tile(const Call& call, const Tile& tile, Scratch& s) const {

@@ -13,10 +13,11 @@ namespace kvant::cache {
 
 /// Attention of a batch over one layer's pages.
 ///
-/// Keys are taken in chunks of 512 tokens on a grid of absolute positions: within a chunk an online softmax runs page
-/// by page, and a query's chunks are then merged in order. Segments of a few tokens (decoding) spread their chunks over
-/// the threads, longer ones (prefill) their queries. Either way each query's sums have the same order, so its result
-/// has the same bits whatever the number of threads, the other rows of the batch and the chunks of the prefill.
+/// Keys are taken in chunks of 512 tokens on a grid of absolute positions: scores of all pages of a chunk, one softmax,
+/// then the values of all its pages; a query's chunks are merged in order. Segments of a few tokens (decoding) spread
+/// their chunks over the threads, longer ones (prefill) their queries. Either way each query's sums have the same
+/// order, so its result has the same bits whatever the number of threads, the other rows of the batch and the chunks of
+/// the prefill.
 class Attend {
  public:
   struct Shape {
@@ -51,14 +52,14 @@ class Attend {
     bool split;
     std::size_t chunk, partial;
   };
-  /// What one thread works with: rows of one tile, one decoded page.
+  /// What one thread works with: rows of one tile, one decoded page, the logits of a chunk [pages][rows][64].
   struct Scratch {
     QueryRows q;
     const Segment* segment = nullptr;  ///< with kv_head: whose queries q holds
     std::size_t kv_head = 0, first = 0;
     AlignedBuffer<float> anchor_re, anchor_im;  ///< products of the queries with the anchor, [rows][padded pairs]
-    AlignedBuffer<float> part, total, logits, rescale, page;
-    AlignedBuffer<float> window_logits, ones;
+    AlignedBuffer<float> part, total, logits, page;
+    AlignedBuffer<float> window_logits;
     AlignedBuffer<std::size_t> visible;
     AlignedBuffer<kernels::SoftmaxState> part_states, total_states;
   };
@@ -74,10 +75,12 @@ class Attend {
   void load_queries(const Call& call, const Tile& tile, Scratch& s) const;
   void attend_chunk(const Call& call, const Tile& tile, std::size_t chunk, Scratch& s, kernels::SoftmaxState* states,
                     float* out) const;
-  void attend_page(const Call& call, const Tile& tile, std::size_t page, Scratch& s, kernels::SoftmaxState* states,
-                   float* out) const;
-  void score(const Call& call, const Tile& tile, const Page& page, Scratch& s) const;
-  void mix(const Call& call, const Tile& tile, const Page& page, Scratch& s, float* out) const;
+  Page page_at(const Tile& tile, std::size_t index) const;
+  kernels::Upcoming upcoming(const Call& call, const Tile& tile, const Side& side, std::size_t index) const;
+  void score(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s,
+             float* logits) const;
+  void mix(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s, float* weights,
+           float* out) const;
   void attend_tile(const Call& call, const Tile& tile, Scratch& s) const;
   void merge_partials(const Call& call, const Task& task, Scratch& s) const;
   void finish(const Call& call, const Tile& tile, Scratch& s) const;

@@ -46,10 +46,10 @@ class BlockCodec final : public PageCodec {
     const std::byte* keys = fused ? call.page : decode(call);
     (fused ? kernels_ : decoded_)->score({q.f32.data(), call.rows, dims(), keys, call.tokens, logits, call.next});
   }
-  void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept override {
+  void mix(const PageCall& call, const float* weights, float* out) const noexcept override {
     const bool fused = call.rows <= kFusedRows;
     const std::byte* values = fused ? call.page : decode(call);
-    (fused ? kernels_ : decoded_)->mix({weights, rescale, call.rows, dims(), values, call.tokens, out, call.next});
+    (fused ? kernels_ : decoded_)->mix({weights, call.rows, dims(), values, call.tokens, out, call.next});
   }
   std::size_t constant_bytes() const noexcept override { return 0; }
 

@@ -45,7 +45,7 @@ class FlexPageCodec final : public PageCodec {
     decoded_->score({q.f32.data(), call.rows, dims(), reinterpret_cast<const std::byte*>(call.scratch), call.tokens,
                      logits, call.next});
   }
-  void mix(const PageCall&, const float*, const float*, float*) const noexcept override {}
+  void mix(const PageCall&, const float*, float*) const noexcept override {}
   std::size_t constant_bytes() const noexcept override { return sizeof channels_; }
   std::uint64_t identity() const noexcept override {
     const std::string layout = codec::to_string(flex_->spec());

@@ -66,8 +66,8 @@ class PageCodec {
   virtual void prepare(QueryRows& q, std::size_t rows) const noexcept = 0;
   /// logits [rows][64] = q . keys; undefined from call.tokens on.
   virtual void score(const PageCall& call, const QueryRows& q, float* logits) const noexcept = 0;
-  /// out [rows][dims] = rescale [rows] * out + weights [rows][64] . values
-  virtual void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept = 0;
+  /// out [rows][dims] += weights [rows][64] . values
+  virtual void mix(const PageCall& call, const float* weights, float* out) const noexcept = 0;
   /// The same codec with codes chosen in a metric [head_dim][head_dim] (codec/shaping.h); only of codes, else null.
   virtual std::unique_ptr<PageCodec> shaped(std::span<const float>) const { return nullptr; }
   /// Bytes of tables that do not depend on the number of tokens.

@@ -51,11 +51,6 @@ std::vector<Part> make_parts(std::span<const CodePart> codes, codec::PageSide si
   return parts;
 }
 
-/// x [n] *= factor; n a multiple of 32.
-void scale(float* x, std::size_t n, float factor) noexcept {
-  for (std::size_t i = 0; i < n; i += codec::kLanes) codec::store(x + i, codec::load(x + i) * factor);
-}
-
 class PartsCodec final : public PageCodec {
  public:
   PartsCodec(std::span<const CodePart> codes, std::vector<Part> parts)
@@ -119,16 +114,9 @@ class PartsCodec final : public PageCodec {
     }
     if (!add) std::fill_n(logits, call.rows * kernels::kPageTokens, 0.0F);
   }
-  void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept override {
+  void mix(const PageCall& call, const float* weights, float* out) const noexcept override {
     for (const Part& part : parts_) {
-      float* columns = out + part.first;
-      if (part.codec) {
-        part.codec->mix(part_of(call, part), weights, rescale, columns, dims());
-        continue;
-      }
-      for (std::size_t r = 0; r < call.rows; ++r) {
-        if (rescale[r] != 1) scale(columns + r * dims(), part.dims, rescale[r]);
-      }
+      if (part.codec) part.codec->mix(part_of(call, part), weights, out + part.first, dims());
     }
   }
   std::size_t constant_bytes() const noexcept override {

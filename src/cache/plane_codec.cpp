@@ -144,13 +144,12 @@ void PlaneCodec::score(const PageCall& call, kernels::QuantizedQueries q, float*
   score_({pages_, q, call.rows, call.page, call.tokens, logits, call.next, add});
 }
 
-void PlaneCodec::mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept {
-  mix(call, weights, rescale, out, dims());
+void PlaneCodec::mix(const PageCall& call, const float* weights, float* out) const noexcept {
+  mix(call, weights, out, dims());
 }
 
-void PlaneCodec::mix(const PageCall& call, const float* weights, const float* rescale, float* out,
-                     std::size_t stride) const noexcept {
-  mix_({pages_, weights, rescale, call.rows, call.page, call.tokens, out, call.next, stride});
+void PlaneCodec::mix(const PageCall& call, const float* weights, float* out, std::size_t stride) const noexcept {
+  mix_({pages_, weights, call.rows, call.page, call.tokens, out, call.next, stride});
 }
 
 std::unique_ptr<PageCodec> PlaneCodec::shaped(std::span<const float> metric) const {

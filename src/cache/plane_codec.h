@@ -26,7 +26,7 @@ class PlaneCodec final : public PageCodec {
   void reserve(QueryRows& q, std::size_t rows) const override;
   void prepare(QueryRows& q, std::size_t rows) const noexcept override;
   void score(const PageCall& call, const QueryRows& q, float* logits) const noexcept override;
-  void mix(const PageCall& call, const float* weights, const float* rescale, float* out) const noexcept override;
+  void mix(const PageCall& call, const float* weights, float* out) const noexcept override;
   std::unique_ptr<PageCodec> shaped(std::span<const float> metric) const override;
   std::size_t constant_bytes() const noexcept override;
 
@@ -45,8 +45,7 @@ class PlaneCodec final : public PageCodec {
   /// As score(), with what prepare() made (q.planes is set here); adds to logits if asked.
   void score(const PageCall& call, kernels::QuantizedQueries q, float* logits, bool add) const noexcept;
   /// As mix(), with rows of out `stride` values apart.
-  void mix(const PageCall& call, const float* weights, const float* rescale, float* out,
-           std::size_t stride) const noexcept;
+  void mix(const PageCall& call, const float* weights, float* out, std::size_t stride) const noexcept;
 
  private:
   /// Consecutive dims with a rotation and a scale of their own.

@@ -11,7 +11,8 @@
 /// Attention over pages of stored keys and values. A page holds 64 tokens of one layer and KV head, a vector of
 /// gguf::row_bytes(type, dims) bytes each, where dims is a multiple of 32. Rows are query vectors: the query heads that
 /// share the KV head, of one or several tokens. Scoring depends on how keys are stored, mixing on how values are; a
-/// softmax that knows neither joins them page by page (Dao et al., "FlashAttention", 2022, algorithm 1).
+/// softmax that knows neither joins them, over a few pages at once; what rows saw in different stretches is then merged
+/// (Dao et al., "FlashAttention", 2022, algorithm 1).
 ///
 /// Each row's result has the same bits whatever other rows stand beside it: every sum has a fixed order per tier.
 /// All kernels are noexcept and allocate nothing.
@@ -40,28 +41,26 @@ struct ScoreArgs {
   Upcoming next = {};
 };
 
-/// What a row has seen so far: the softmax over all of it is sum of exp(logit - max) * value, divided by `sum`.
+/// What a row has seen: the softmax over all of it is sum of exp(logit - max) * value, divided by `sum`.
 struct SoftmaxState {
   float max = -std::numeric_limits<float>::infinity();  ///< of the scaled logits; minus infinity: nothing yet
   float sum = 0;                                        ///< of exp(logit - max)
 };
 
-/// Takes a page's logits into the states: x = scale * logit, max' = max(max, x), weight = exp(x - max'),
-/// rescale = exp(max - max'), sum' = sum * rescale + sum of weights. Tokens that a row does not see get weight 0; a row
-/// that sees none of the page keeps its state, with rescale 1.
+/// The softmax of each row over consecutive pages: x = scale * logit, max the greatest, weight = exp(x - max), sum the
+/// weights'. Tokens that a row does not see get weight 0.
 struct SoftmaxArgs {
   std::size_t rows;
+  std::size_t pages;  ///< >= 1
   float scale;
-  const std::size_t* visible;  ///< [rows] tokens of the page that the row sees, 0 to 64
-  float* logits;               ///< [rows][64] in: logits, out: weights
-  SoftmaxState* states;        ///< [rows] updated
-  float* rescale;              ///< [rows] written
+  const std::size_t* visible;  ///< [rows] tokens of the pages that the row sees, 0 to 64 * pages
+  float* logits;               ///< [pages][rows][64] in: logits, out: weights
+  SoftmaxState* states;        ///< [rows] written
 };
 
-/// out[r][i] = rescale[r] * out[r][i] + sum_t weights[r][t] * decode(values[t])[i]   (t < tokens, in this order), f32.
+/// out[r][i] += sum_t weights[r][t] * decode(values[t])[i]   (t < tokens, in this order), f32.
 struct MixArgs {
   const float* weights;     ///< [rows][64]
-  const float* rescale;     ///< [rows]
   std::size_t rows;         ///< >= 1
   std::size_t dims;         ///< multiple of 32
   const std::byte* values;  ///< one page

@@ -12,12 +12,13 @@ namespace kvant::kernels {
 namespace {
 
 constexpr std::size_t kDims = 128;
-constexpr std::size_t kRows = 6;  // the query heads of a KV head of Qwen2.5-1.5B
+constexpr std::size_t kRows = 6;        // the query heads of a KV head of Qwen2.5-1.5B
+constexpr std::size_t kChunkPages = 8;  // that share a softmax
 
 struct Data {
   std::size_t pages, page_bytes;
   AlignedBuffer<std::byte> bytes;
-  std::vector<float> q, logits, rescale, out;
+  std::vector<float> q, logits, out;
   std::vector<std::size_t> visible;
   std::vector<SoftmaxState> states;
 
@@ -26,10 +27,9 @@ struct Data {
         page_bytes(kPageTokens * gguf::row_bytes(type, kDims)),
         bytes(pages * page_bytes),
         q(kRows * kDims),
-        logits(kRows * kPageTokens),
-        rescale(kRows, 1),
+        logits(kRows * kChunkPages * kPageTokens),
         out(kRows * kDims),
-        visible(kRows, kPageTokens),
+        visible(kRows, kChunkPages * kPageTokens),
         states(kRows) {
     Random random(1);
     std::vector<float> page(kPageTokens * kDims);
@@ -64,7 +64,7 @@ void bench_mix(benchmark::State& state, const TypeKernels& kernels) {
   Data d(kernels.type, tokens);
   for (auto _ : state) {
     for (std::size_t i = 0; i < d.pages; ++i) {
-      kernels.mix({d.logits.data(), d.rescale.data(), kRows, kDims, d.page(i), kPageTokens, d.out.data()});
+      kernels.mix({d.logits.data(), kRows, kDims, d.page(i), kPageTokens, d.out.data()});
     }
     benchmark::ClobberMemory();
   }
@@ -77,12 +77,30 @@ void bench_attend(benchmark::State& state, const AttentionKernels& all, const Ty
   Data k(kernels.type, tokens);
   Data v(kernels.type, tokens);
   for (auto _ : state) {
-    for (std::size_t i = 0; i < k.pages; ++i) {
-      const Upcoming value{v.page(i), v.page_bytes};
-      const Upcoming key{k.page(i + 1), i + 1 < k.pages ? k.page_bytes : 0};
-      kernels.score({k.q.data(), kRows, kDims, k.page(i), kPageTokens, k.logits.data(), value});
-      all.softmax({kRows, 0.09F, k.visible.data(), k.logits.data(), k.states.data(), k.rescale.data()});
-      kernels.mix({k.logits.data(), k.rescale.data(), kRows, kDims, v.page(i), kPageTokens, v.out.data(), key});
+    for (std::size_t first = 0; first < k.pages; first += kChunkPages) {
+      const auto logits = [&](std::size_t page) { return k.logits.data() + page * kRows * kPageTokens; };
+      for (std::size_t i = 0; i < kChunkPages; ++i) {
+        Data& next = i + 1 < kChunkPages ? k : v;
+        kernels.score({k.q.data(),
+                       kRows,
+                       kDims,
+                       k.page(first + i),
+                       kPageTokens,
+                       logits(i),
+                       {next.page(first + (i + 1) % kChunkPages), k.page_bytes}});
+      }
+      all.softmax({kRows, kChunkPages, 0.09F, k.visible.data(), k.logits.data(), k.states.data()});
+      for (std::size_t i = 0; i < kChunkPages; ++i) {
+        Data& next = i + 1 < kChunkPages ? v : k;
+        const bool last = first + i + 1 == k.pages;
+        kernels.mix({logits(i),
+                     kRows,
+                     kDims,
+                     v.page(first + i),
+                     kPageTokens,
+                     v.out.data(),
+                     {next.page(first + i + 1), last ? 0 : k.page_bytes}});
+      }
     }
     benchmark::ClobberMemory();
   }

@@ -106,13 +106,12 @@ TEST(Attention, MixMatchesDoubleAndReadsOnlyItsTokens) {
         std::memset(page.data() + tokens * page.row_bytes, 0xff, (kPageTokens - tokens) * page.row_bytes);  // NaNs
         for (std::size_t rows : {1U, 2U, 3U, 4U, 5U, 6U, 7U, 8U, 9U, 17U}) {
           const auto weights = normals(rows * kPageTokens, rows);
-          const auto rescale = normals(rows, 5);
           const auto before = normals(rows * dims + 1, 6);
           auto out = before;
-          kernels.mix({weights.data(), rescale.data(), rows, dims, page.data(), tokens, out.data()});
+          kernels.mix({weights.data(), rows, dims, page.data(), tokens, out.data()});
           for (std::size_t i = 0; i < rows * dims; ++i) {
             const std::size_t r = i / dims;
-            double sum = static_cast<double>(before[i]) * static_cast<double>(rescale[r]);
+            double sum = static_cast<double>(before[i]);
             double magnitude = std::abs(sum);
             for (std::size_t t = 0; t < tokens; ++t) {
               const double product = static_cast<double>(weights[r * kPageTokens + t]) *
@@ -158,11 +157,11 @@ TEST(Attention, ReadsNothingBehindItsTokens) {
         const Edge keys((tokens + kScoreTokens - 1) / kScoreTokens * kScoreTokens * row_bytes);
         const Edge values(tokens * row_bytes);
         for (std::size_t rows = 1; rows <= 9; ++rows) {
-          const std::vector<float> q(rows * dims), weights(rows * kPageTokens), rescale(rows);
-          std::vector<float> logits(rows * kPageTokens, 1.0F), out(std::max(rows, tokens) * dims, 1.0F);
+          const std::vector<float> q(rows * dims), weights(rows * kPageTokens);
+          std::vector<float> logits(rows * kPageTokens, 1.0F), out(std::max(rows, tokens) * dims);
           kernels.score({q.data(), rows, dims, keys.data, tokens, logits.data()});
           EXPECT_EQ(logits[tokens - 1], 0.0F);
-          kernels.mix({weights.data(), rescale.data(), rows, dims, values.data, tokens, out.data()});
+          kernels.mix({weights.data(), rows, dims, values.data, tokens, out.data()});
           EXPECT_EQ(out[0], 0.0F);
           kernels.decode(values.data, tokens * dims, out.data());
         }
@@ -178,14 +177,13 @@ TEST(Attention, RowsDoNotDependOnTheirNeighbours) {
     Page page(kernels.type, kDims, 1);
     const auto q = normals(kRows * kDims, 2);
     const auto weights = normals(kRows * kPageTokens, 3);
-    const std::vector<float> rescale(kRows, 0.5F);
     std::vector<float> logits(kRows * kPageTokens), out(kRows * kDims, 1.0F);
     kernels.score({q.data(), kRows, kDims, page.data(), kPageTokens, logits.data()});
-    kernels.mix({weights.data(), rescale.data(), kRows, kDims, page.data(), kPageTokens, out.data()});
+    kernels.mix({weights.data(), kRows, kDims, page.data(), kPageTokens, out.data()});
     for (std::size_t r = 0; r < kRows; ++r) {
       std::vector<float> logits_alone(kPageTokens), out_alone(kDims, 1.0F);
       kernels.score({&q[r * kDims], 1, kDims, page.data(), kPageTokens, logits_alone.data()});
-      kernels.mix({&weights[r * kPageTokens], rescale.data(), 1, kDims, page.data(), kPageTokens, out_alone.data()});
+      kernels.mix({&weights[r * kPageTokens], 1, kDims, page.data(), kPageTokens, out_alone.data()});
       ASSERT_TRUE(std::equal(logits_alone.begin(), logits_alone.end(), &logits[r * kPageTokens])) << r;
       ASSERT_TRUE(std::equal(out_alone.begin(), out_alone.end(), &out[r * kDims])) << r;
     }
@@ -203,60 +201,47 @@ void for_each_tier(Test test) {
 
 TEST(Attention, SoftmaxWeightsAreExponentialsOverTheWholeRange) {
   for_each_tier([](const AttentionKernels& kernels) {
-    for (float step : {0.0F, 1e-6F, 0.01F, 0.3F, 1.0F, 1.7F, 30.0F}) {
-      std::vector<float> logits(kPageTokens);
-      for (std::size_t t = 0; t < kPageTokens; ++t) logits[t] = 3.0F - step * static_cast<float>(t);
-      const auto x = logits;
-      const std::size_t visible = kPageTokens;
-      SoftmaxState state;
-      float rescale = -1;
-      kernels.softmax({1, 2.0F, &visible, logits.data(), &state, &rescale});
-      EXPECT_EQ(state.max, 6.0F);
-      EXPECT_EQ(rescale, 0.0F);
-      double sum = 0;
-      for (std::size_t t = 0; t < kPageTokens; ++t) {
-        const double expected = std::exp(2 * (static_cast<double>(x[t]) - 3));
-        sum += expected;
-        ASSERT_NEAR(static_cast<double>(logits[t]), expected, expected * 1e-6 + 0x1p-148) << step << ' ' << t;
+    for (const std::size_t pages : {1U, 3U, 8U}) {
+      for (float step : {0.0F, 1e-6F, 0.01F, 0.3F, 1.0F, 1.7F, 30.0F}) {
+        const std::size_t visible = pages * kPageTokens;
+        std::vector<float> logits(visible);
+        for (std::size_t t = 0; t < visible; ++t) logits[(t + 77) % visible] = 3.0F - step * static_cast<float>(t);
+        const auto x = logits;
+        SoftmaxState state{9, 9};
+        kernels.softmax({1, pages, 2.0F, &visible, logits.data(), &state});
+        EXPECT_EQ(state.max, 6.0F);
+        double sum = 0;
+        for (std::size_t t = 0; t < visible; ++t) {
+          const double expected = std::exp(2 * (static_cast<double>(x[t]) - 3));
+          sum += expected;
+          ASSERT_NEAR(static_cast<double>(logits[t]), expected, expected * 1e-6 + 0x1p-148) << step << ' ' << t;
+        }
+        EXPECT_NEAR(static_cast<double>(state.sum), sum, sum * 1e-6);
       }
-      EXPECT_NEAR(static_cast<double>(state.sum), sum, sum * 1e-6);
     }
   });
 }
 
-TEST(Attention, SoftmaxHidesTokensAndKeepsStatesThatSeeNothing) {
+TEST(Attention, SoftmaxHidesTokensAndRowsMaySeeNothing) {
+  constexpr std::size_t kRows = 4, kPages = 2;
   for_each_tier([](const AttentionKernels& kernels) {
-    std::vector<float> logits(3 * kPageTokens, 1.0F);
-    logits[5] = std::nanf("");  // beyond what row 0 sees
-    const std::size_t visible[] = {5, 0, 0};
-    SoftmaxState states[3];
-    states[1] = {2.5F, 7.0F};
-    float rescale[3];
-    kernels.softmax({3, 1.0F, visible, logits.data(), states, rescale});
-    EXPECT_EQ(states[0].max, 1.0F);
-    EXPECT_EQ(states[0].sum, 5.0F);
-    EXPECT_EQ(states[1].max, 2.5F);
-    EXPECT_EQ(states[1].sum, 7.0F);
-    EXPECT_EQ(rescale[1], 1.0F);
-    EXPECT_EQ(states[2].sum, 0.0F);
-    EXPECT_EQ(states[2].max, SoftmaxState{}.max);
-    for (std::size_t i = 0; i < logits.size(); ++i) EXPECT_EQ(logits[i], i < 5 ? 1.0F : 0.0F) << i;
-  });
-}
-
-TEST(Attention, SoftmaxRescalesWhatCameBefore) {
-  for_each_tier([](const AttentionKernels& kernels) {
-    std::vector<float> logits(kPageTokens, 1.0F);
-    const std::size_t visible = kPageTokens;
-    SoftmaxState state{0.0F, 10.0F};
-    float rescale = 0;
-    kernels.softmax({1, 1.0F, &visible, logits.data(), &state, &rescale});
-    EXPECT_NEAR(rescale, std::exp(-1.0F), 1e-7F);
-    EXPECT_NEAR(state.sum, 64 + 10 * std::exp(-1.0F), 1e-5F);
-    std::fill(logits.begin(), logits.end(), -50.0F);  // far below: nothing changes
-    kernels.softmax({1, 1.0F, &visible, logits.data(), &state, &rescale});
-    EXPECT_EQ(rescale, 1.0F);
-    EXPECT_EQ(state.max, 1.0F);
+    const std::size_t visible[kRows] = {5, 0, kPageTokens, kPageTokens + 9};
+    std::vector<float> logits(kPages * kRows * kPageTokens);
+    const auto at = [&](std::size_t row, std::size_t token) -> float& {
+      return logits[(token / kPageTokens * kRows + row) * kPageTokens + token % kPageTokens];
+    };
+    for (std::size_t r = 0; r < kRows; ++r) {
+      for (std::size_t t = 0; t < kPages * kPageTokens; ++t) at(r, t) = t < visible[r] ? 1.0F : std::nanf("");
+    }
+    SoftmaxState states[kRows] = {{3, 3}, {2.5F, 7.0F}, {}, {}};
+    kernels.softmax({kRows, kPages, 1.0F, visible, logits.data(), states});
+    for (std::size_t r = 0; r < kRows; ++r) {
+      EXPECT_EQ(states[r].max, visible[r] > 0 ? 1.0F : SoftmaxState{}.max) << r;
+      EXPECT_EQ(states[r].sum, static_cast<float>(visible[r])) << r;
+      for (std::size_t t = 0; t < kPages * kPageTokens; ++t) {
+        EXPECT_EQ(at(r, t), t < visible[r] ? 1.0F : 0.0F) << r << ' ' << t;
+      }
+    }
   });
 }
 

@@ -103,9 +103,8 @@ void mix_columns(const MixArgs& a, std::size_t first_row, std::size_t b, std::si
   F32 sums[rows][width];
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
-    const F32 rescale = broadcast(a.rescale[first_row + r]);
     KVANT_UNROLL
-    for (std::size_t c = 0; c < width; ++c) sums[r][c] = load(out + r * a.dims + c * kLanes) * rescale;
+    for (std::size_t c = 0; c < width; ++c) sums[r][c] = load(out + r * a.dims + c * kLanes);
   }
   const std::byte* values = a.values + b * Block<type>::kBytes;
   for (std::size_t t = 0; t < a.tokens; ++t, values += row_bytes) {
@@ -161,51 +160,63 @@ float exp_of(float x) noexcept {
 }
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
-constexpr std::size_t kSoftmaxRows = 8;
+/// Vectors of a page that are looked at side by side, as each sum or maximum waits for the one before.
+constexpr std::size_t kLook = std::min<std::size_t>(4, kPageTokens / kLanes);
 
-/// At most kSoftmaxRows, step by step together: a row's maximum, weights and sum wait for each other.
-void softmax_rows(const SoftmaxArgs& a, std::size_t first, std::size_t end) noexcept {
-  const F32 scale = broadcast(a.scale);
-  float maxima[kSoftmaxRows];
-  F32 totals[kSoftmaxRows];
-  for (std::size_t r = first; r < end; ++r) {
-    float* row = a.logits + r * kPageTokens;
-    std::fill(row + a.visible[r], row + kPageTokens, kNothing);
-    F32 greatest = broadcast(kNothing);
-    for (std::size_t t = 0; t < kPageTokens; t += kLanes) greatest = max(greatest, load(row + t) * scale);
-    maxima[r - first] = std::max(a.states[r].max, max(greatest));
-  }
-  for (std::size_t r = first; r < end; ++r) {
-    float* row = a.logits + r * kPageTokens;
-    // Without a maximum there is nothing to see: any shift leaves weights of 0.
-    const F32 shift = broadcast(maxima[r - first] == kNothing ? 0.0F : maxima[r - first]);
-    F32 total = zero();
-    for (std::size_t t = 0; t < kPageTokens; t += kLanes) {
-      const F32 weight = exp(load(row + t) * scale - shift);
-      store(row + t, weight);
-      total = total + weight;
+/// One row's logits in consecutive pages.
+struct SoftmaxRow {
+  float* first;
+  std::size_t stride, pages;  ///< from a page to the next; how many
+  float scale;
+
+  void hide_from(std::size_t token) const noexcept {
+    for (std::size_t p = token / kPageTokens; p < pages; ++p, token = p * kPageTokens) {
+      std::fill(first + p * stride + token % kPageTokens, first + p * stride + kPageTokens, kNothing);
     }
-    totals[r - first] = total;
   }
-  // All rows' exponentials at once: whether a maximum rises cannot be foreseen.
-  constexpr std::size_t kPadded = (kSoftmaxRows + kLanes - 1) / kLanes * kLanes;
-  float rescale[kPadded] = {};
-  for (std::size_t r = first; r < end; ++r) {
-    const float before = a.states[r].max, after = maxima[r - first];
-    rescale[r - first] = before == after ? 0.0F : before - after;
+
+  float greatest() const noexcept {
+    F32 most[kLook];
+    for (F32& m : most) m = broadcast(kNothing);
+    for (std::size_t p = 0; p < pages; ++p) {
+      for (std::size_t t = 0; t < kPageTokens; t += kLook * kLanes) {
+        const float* logits = first + p * stride + t;
+        KVANT_UNROLL
+        for (std::size_t i = 0; i < kLook; ++i) most[i] = max(most[i], load(logits + i * kLanes) * broadcast(scale));
+      }
+    }
+    for (std::size_t i = 1; i < kLook; ++i) most[0] = max(most[0], most[i]);
+    return max(most[0]);
   }
-  for (std::size_t i = 0; i < kPadded; i += kLanes) store(rescale + i, exp(load(rescale + i)));
-  for (std::size_t r = first; r < end; ++r) {
-    SoftmaxState& state = a.states[r];
-    a.rescale[r] = rescale[r - first];
-    state.sum = state.sum * rescale[r - first] + sum(totals[r - first]);
-    state.max = maxima[r - first];
+
+  /// Turns logits into weights. Returns their sum.
+  float weigh(float maximum) const noexcept {
+    // Without a maximum there is nothing to see: any shift leaves weights of 0.
+    const F32 shift = broadcast(maximum == kNothing ? 0.0F : maximum);
+    F32 totals[kLook];
+    for (F32& t : totals) t = zero();
+    for (std::size_t p = 0; p < pages; ++p) {
+      for (std::size_t t = 0; t < kPageTokens; t += kLook * kLanes) {
+        float* logits = first + p * stride + t;
+        KVANT_UNROLL
+        for (std::size_t i = 0; i < kLook; ++i) {
+          const F32 weight = exp(load(logits + i * kLanes) * broadcast(scale) - shift);
+          store(logits + i * kLanes, weight);
+          totals[i] = totals[i] + weight;
+        }
+      }
+    }
+    for (std::size_t i = 1; i < kLook; ++i) totals[0] = totals[0] + totals[i];
+    return sum(totals[0]);
   }
-}
+};
 
 void softmax(const SoftmaxArgs& a) noexcept {
-  for (std::size_t first = 0; first < a.rows; first += kSoftmaxRows) {
-    softmax_rows(a, first, std::min(first + kSoftmaxRows, a.rows));
+  for (std::size_t r = 0; r < a.rows; ++r) {
+    const SoftmaxRow row{a.logits + r * kPageTokens, a.rows * kPageTokens, a.pages, a.scale};
+    row.hide_from(a.visible[r]);
+    const float maximum = row.greatest();
+    a.states[r] = {maximum, row.weigh(maximum)};
   }
 }
 

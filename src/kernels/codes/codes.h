@@ -64,7 +64,7 @@ struct CodeScoreArgs {
   bool add = false;  ///< to what logits holds, instead of overwriting it
 };
 
-/// out[r][i] = rescale[r] * out[r][i] + sum_t weight[r][t] * scale[g(i)][t] * level(t, i)   (t < tokens)
+/// out[r][i] += sum_t weight[r][t] * scale[g(i)][t] * level(t, i)   (t < tokens)
 ///
 /// For each row and group the products weight * scale are rounded to whole numbers, the largest becoming
 /// 127 * 128 + 127; for codes of up to 4 bits, whose errors are far larger, 255, and rounding is dithered by the token
@@ -72,7 +72,6 @@ struct CodeScoreArgs {
 struct CodeMixArgs {
   const CodedPages& pages;
   const float* weights;   ///< [rows][64], >= 0; not read from `tokens` on
-  const float* rescale;   ///< [rows]
   std::size_t rows;       ///< >= 1
   const std::byte* page;  ///< of values; all of it may be read
   std::size_t tokens;     ///< 1 to 64

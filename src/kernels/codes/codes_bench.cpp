@@ -37,11 +37,13 @@ struct Side {
   const std::byte* page(std::size_t i) const { return bytes.data() + i * page_bytes; }
 };
 
+constexpr std::size_t kChunkPages = 8;  // that share a softmax
+
 /// The rows of a step, and what they gather.
 struct Rows {
   std::size_t rows, planes;
   std::vector<std::int8_t> values;
-  std::vector<float> units, logits, rescale, out;
+  std::vector<float> units, logits, out;
   std::vector<std::int32_t> sums;
   std::vector<std::size_t> visible;
   std::vector<SoftmaxState> states;
@@ -51,11 +53,10 @@ struct Rows {
         planes(planes_of),
         values(rows * planes * kDims),
         units(rows * planes),
-        logits(rows * kPageTokens, 1.0F),
-        rescale(rows, 1.0F),
+        logits(rows * kChunkPages * kPageTokens, 1.0F),
         out(rows * kDims),
         sums(rows * planes),
-        visible(rows, kPageTokens),
+        visible(rows, kChunkPages * kPageTokens),
         states(rows) {
     Random random(2);
     std::vector<float> q(kDims);
@@ -65,6 +66,7 @@ struct Rows {
                      &sums[r * planes]);
     }
   }
+  float* page(std::size_t i) { return logits.data() + i * rows * kPageTokens; }
   QuantizedQueries queries() const { return {values.data(), units.data(), sums.data(), static_cast<int>(planes)}; }
 };
 
@@ -104,8 +106,8 @@ void bench_mix(benchmark::State& state, const Subject& subject) {
   Rows rows(values.pages, subject.rows, subject.planes);
   for (auto _ : state) {
     for (std::size_t i = 0; i < values.count; ++i) {
-      subject.tier.function->mix[subject.kind()]({values.pages, rows.logits.data(), rows.rescale.data(), rows.rows,
-                                                  values.page(i), kPageTokens, rows.out.data()});
+      subject.tier.function->mix[subject.kind()](
+          {values.pages, rows.logits.data(), rows.rows, values.page(i), kPageTokens, rows.out.data()});
     }
     benchmark::ClobberMemory();
   }
@@ -121,14 +123,29 @@ void bench_attend(benchmark::State& state, const Subject& subject) {
   const CodeKernels& kernels = *subject.tier.function;
   const AttentionKernels& all = attention(subject.tier.isa);
   for (auto _ : state) {
-    for (std::size_t i = 0; i < keys.count; ++i) {
-      const Upcoming value{values.page(i), values.page_bytes};
-      const Upcoming key{keys.page(i + 1), i + 1 < keys.count ? keys.page_bytes : 0};
-      kernels.score[subject.kind()](
-          {keys.pages, r.queries(), r.rows, keys.page(i), kPageTokens, r.logits.data(), value});
-      all.softmax({r.rows, 0.09F, r.visible.data(), r.logits.data(), r.states.data(), r.rescale.data()});
-      kernels.mix[subject.kind()](
-          {values.pages, r.logits.data(), r.rescale.data(), r.rows, values.page(i), kPageTokens, r.out.data(), key});
+    for (std::size_t first = 0; first < keys.count; first += kChunkPages) {
+      for (std::size_t i = 0; i < kChunkPages; ++i) {
+        const Side& next = i + 1 < kChunkPages ? keys : values;
+        kernels.score[subject.kind()]({keys.pages,
+                                       r.queries(),
+                                       r.rows,
+                                       keys.page(first + i),
+                                       kPageTokens,
+                                       r.page(i),
+                                       {next.page(first + (i + 1) % kChunkPages), next.page_bytes}});
+      }
+      all.softmax({r.rows, kChunkPages, 0.09F, r.visible.data(), r.logits.data(), r.states.data()});
+      for (std::size_t i = 0; i < kChunkPages; ++i) {
+        const Side& next = i + 1 < kChunkPages ? values : keys;
+        const bool last = first + i + 1 == keys.count;
+        kernels.mix[subject.kind()]({values.pages,
+                                     r.page(i),
+                                     r.rows,
+                                     values.page(first + i),
+                                     kPageTokens,
+                                     r.out.data(),
+                                     {next.page(first + i + 1), last ? 0 : next.page_bytes}});
+      }
     }
     benchmark::ClobberMemory();
   }

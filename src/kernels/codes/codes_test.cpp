@@ -238,15 +238,13 @@ TEST(Codes, ScoresAreExactSumsTimesTheScales) {
 
 /// A mix with weights of many sizes, as a softmax leaves them; a quarter of them 0.
 struct Weights {
-  std::vector<float> weights, rescale, before;
+  std::vector<float> weights, before;
 
-  explicit Weights(std::size_t dims)
-      : weights(kMostRows * kPageTokens), rescale(kMostRows), before(kMostRows * dims + 1) {
+  explicit Weights(std::size_t dims) : weights(kMostRows * kPageTokens), before(kMostRows * dims + 1) {
     Random random(9);
     for (float& w : weights) {
       w = random.next() % 4 == 0 ? 0.0F : static_cast<float>(std::exp(-std::abs(4 * random.normal())));
     }
-    for (float& x : rescale) x = static_cast<float>(std::exp(-std::abs(random.normal())));
     for (float& x : before) x = static_cast<float>(random.normal());
   }
 };
@@ -285,7 +283,7 @@ std::vector<ExpectedMix> expected_mix(const Page& page, const Weights& w, std::s
         levels += std::abs(page.level(t, i));
       }
       const double unit = static_cast<double>(peak) / static_cast<double>(most);
-      const double kept = static_cast<double>(w.rescale[r]) * static_cast<double>(w.before[r * dims + i]);
+      const double kept = static_cast<double>(w.before[r * dims + i]);
       // Beyond the half (and the dither), the factor and the product with it err by at most 3 roundings of `most`.
       all[r * dims + i] = {kept + unit * whole_sum, std::abs(kept) + std::abs(unit * whole_sum), kept + true_sum,
                            unit * ((coarse ? 63.5 / 64 : 0.5) + most * 3 * kEps) * levels};
@@ -304,9 +302,8 @@ TEST(Codes, SmallWeightsKeepTheirSum) {
       for (const float small : {0.0003F, 0.0007F, 0.001F, 0.0019F}) {
         std::vector<float> weights(kPageTokens, small), out(dims);
         weights[17] = 1;
-        const float rescale = 0;
         kernels.mix[static_cast<std::size_t>(bits - 1)](
-            {page.pages, weights.data(), &rescale, 1, page.data.data(), kPageTokens, out.data()});
+            {page.pages, weights.data(), 1, page.data.data(), kPageTokens, out.data()});
         // 63 neighbours of equal weight: their rounded sum is off by no more than one step of 1 / 255.
         for (std::size_t i = 0; i < dims; ++i) {
           const double value = static_cast<double>(page.scale(0, 0)) * page.level(0, i);
@@ -331,12 +328,12 @@ TEST(Codes, MixesAreExactSumsOfRoundedWeights) {
           std::fill(&weights[r * kPageTokens + tokens], &weights[r * kPageTokens] + kPageTokens, std::nanf(""));
         }
         kernels.mix[static_cast<std::size_t>(shape.bits - 1)](
-            {page.pages, weights.data(), w.rescale.data(), rows, page.data.data(), tokens, out.data()});
+            {page.pages, weights.data(), rows, page.data.data(), tokens, out.data()});
         for (std::size_t i = 0; i < rows * dims; ++i) {
           const ExpectedMix& e = expected[i];
-          // The unit, its product, rescale * out and their sum are rounded.
-          ASSERT_NEAR(static_cast<double>(out[i]), e.value, 5 * kEps * e.magnitude) << rows << ' ' << i;
-          ASSERT_NEAR(static_cast<double>(out[i]), e.true_value, e.bound + 5 * kEps * e.magnitude) << rows << ' ' << i;
+          // The unit, its product and their sum are rounded.
+          ASSERT_NEAR(static_cast<double>(out[i]), e.value, 4 * kEps * e.magnitude) << rows << ' ' << i;
+          ASSERT_NEAR(static_cast<double>(out[i]), e.true_value, e.bound + 4 * kEps * e.magnitude) << rows << ' ' << i;
         }
         for (std::size_t i = rows * dims; i < out.size(); ++i) ASSERT_EQ(out[i], w.before[i]) << rows << ' ' << i;
       }
@@ -355,16 +352,14 @@ TEST(Codes, RowsDoNotDependOnTheirNeighbours) {
         std::vector<float> logits(kMostRows * kPageTokens);
         auto out = w.before;
         kernels.score[kind]({keys.pages, q.from(0), kMostRows, keys.data.data(), 64, logits.data()});
-        kernels.mix[kind](
-            {values.pages, w.weights.data(), w.rescale.data(), kMostRows, values.data.data(), 64, out.data()});
+        kernels.mix[kind]({values.pages, w.weights.data(), kMostRows, values.data.data(), 64, out.data()});
         for (std::size_t rows = 1; rows <= 6; ++rows) {
           for (std::size_t r = 0; r + rows <= kMostRows; r += 5) {
             std::vector<float> some(rows * kPageTokens);
             kernels.score[kind]({keys.pages, q.from(r), rows, keys.data.data(), 64, some.data()});
             ASSERT_TRUE(std::equal(some.begin(), some.end(), &logits[r * kPageTokens])) << rows << ' ' << r;
             std::vector<float> mixed(&w.before[r * dims], &w.before[(r + rows) * dims]);
-            kernels.mix[kind](
-                {values.pages, &w.weights[r * kPageTokens], &w.rescale[r], rows, values.data.data(), 64, mixed.data()});
+            kernels.mix[kind]({values.pages, &w.weights[r * kPageTokens], rows, values.data.data(), 64, mixed.data()});
             ASSERT_TRUE(std::equal(mixed.begin(), mixed.end(), &out[r * dims])) << rows << ' ' << r;
           }
         }
@@ -394,19 +389,10 @@ TEST(Codes, LogitsAddUpAndRowsOfTheResultMayLieApart) {
         }
       }
       auto together = w.before;
-      kernels.mix[kind](
-          {values.pages, w.weights.data(), w.rescale.data(), kRows, values.data.data(), kTokens, together.data()});
+      kernels.mix[kind]({values.pages, w.weights.data(), kRows, values.data.data(), kTokens, together.data()});
       std::vector<float> apart(kRows * kApart, 9.0F);
       for (std::size_t r = 0; r < kRows; ++r) std::copy_n(&w.before[r * dims], dims, &apart[r * kApart]);
-      kernels.mix[kind]({values.pages,
-                         w.weights.data(),
-                         w.rescale.data(),
-                         kRows,
-                         values.data.data(),
-                         kTokens,
-                         apart.data(),
-                         {},
-                         kApart});
+      kernels.mix[kind]({values.pages, w.weights.data(), kRows, values.data.data(), kTokens, apart.data(), {}, kApart});
       for (std::size_t i = 0; i < apart.size(); ++i) {
         const bool inside = i % kApart < dims;
         ASSERT_EQ(apart[i], inside ? together[i / kApart * dims + i % kApart] : 9.0F) << i;
@@ -415,17 +401,16 @@ TEST(Codes, LogitsAddUpAndRowsOfTheResultMayLieApart) {
   }
 }
 
-TEST(Codes, WeightsOfNothingOnlyRescale) {
+TEST(Codes, WeightsOfNothingChangeNothing) {
   const Shape shape{QuantizerKind::lm, 4, {128}, ScaleFormat::f16};
   const Page page(shape, PageSide::value, 64);
   const auto before = normals(2 * 128, 1);
-  const float rescale[] = {0.3F, 1.0F};
   for_each_tier([&](const CodeKernels& kernels) {
     std::vector<float> weights(2 * kPageTokens, 0.0F);
     std::fill_n(weights.begin() + kPageTokens, 3, 1e-38F);  // below anything that matters, above zero
     auto out = before;
-    kernels.mix[3]({page.pages, weights.data(), rescale, 2, page.data.data(), 64, out.data()});
-    for (std::size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], rescale[i / 128] * before[i]) << i;
+    kernels.mix[3]({page.pages, weights.data(), 2, page.data.data(), 64, out.data()});
+    for (std::size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], before[i]) << i;
   });
 }
 

@@ -186,7 +186,7 @@ template <int part, int half, std::size_t rows, std::size_t vectors, class Value
 /// Some vectors of dims of the result.
 template <int part, std::size_t rows, std::size_t vectors, class Values>
 [[gnu::always_inline]] inline void mix_columns(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
-                                               const float* rescale, float* out, std::size_t dim) {
+                                               float* out, std::size_t dim) {
   const std::size_t stride = out_stride(a), octets = (a.tokens + 7) / 8;
   DimSums<kCoarse<Values>, rows, vectors> sums;
   KVANT_UNROLL
@@ -200,12 +200,12 @@ template <int part, std::size_t rows, std::size_t vectors, class Values>
   }
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
-    const F32 unit = broadcast(weights[r].unit), keep = broadcast(rescale[r]);
+    const F32 unit = broadcast(weights[r].unit);
     KVANT_UNROLL
     for (std::size_t c = 0; c < vectors; ++c) {
       const F32 sum = after_sums<Values::kBits>(sums[r][c].total(), a.pages.table, weights[r].sum);
       float* to = out + r * stride + dim + c * kCodeLanes;
-      store(to, fma(unit, sum, keep * load(to)));
+      store(to, fma(unit, sum, load(to)));
     }
   }
 }
@@ -214,19 +214,18 @@ template <int part, std::size_t rows, class Values>
 [[gnu::always_inline]] inline void mix_part(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
                                             const Group& group, std::size_t first_row, Prefetcher& prefetcher) {
   constexpr std::size_t kStep = kDimVectors * kCodeLanes;
-  const float* rescale = a.rescale + first_row;
   float* out = a.out + first_row * out_stride(a);
   const auto range = dims_of_part<part>(values, group.first, group.first + group.count);
   const std::size_t end = range.second;
   std::size_t dim = range.first;
   for (; dim + kStep <= end; dim += kStep) {
     prefetcher.step();
-    mix_columns<part, rows, kDimVectors>(values, a, weights, rescale, out, dim);
+    mix_columns<part, rows, kDimVectors>(values, a, weights, out, dim);
   }
   if constexpr (kDimVectors > 1) {
     if (dim >= end) return;
     prefetcher.step();
-    mix_columns<part, rows, 1>(values, a, weights, rescale, out, dim);
+    mix_columns<part, rows, 1>(values, a, weights, out, dim);
   }
 }
 

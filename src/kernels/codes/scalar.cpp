@@ -93,8 +93,7 @@ void mix(const CodeMixArgs& a) noexcept {
       for (std::size_t i = g.first; i < g.first + g.count; ++i) {
         std::int32_t sum = 0;
         for (std::size_t t = 0; t < a.tokens; ++t) sum += whole[t] * bytes.token(t)[i];
-        float& out = a.out[r * out_stride(a) + i];
-        out = a.rescale[r] * out + unit * static_cast<float>(a.pages.table.step * sum - offset);
+        a.out[r * out_stride(a) + i] += unit * static_cast<float>(a.pages.table.step * sum - offset);
       }
     }
   }
