@@ -78,6 +78,7 @@ PlaneCodec::PlaneCodec(const codec::CacheSpec& spec, Layout layout, std::size_t 
       transform_(kernels::fwht(isa)),
       score_(kernels::code_kernels(isa).score[static_cast<std::size_t>(spec.bits - 1)]),
       mix_(kernels::code_kernels(isa).mix[static_cast<std::size_t>(spec.bits - 1)]),
+      largest_query_(kernels::code_kernels(isa).largest_query(spec.bits)),
       signs_(head_dim) {
   Random random(kSignSeed);
   for (float& s : signs_) s = random.uniform() < 0.5 ? -1.0F : 1.0F;
@@ -130,8 +131,9 @@ void PlaneCodec::prepare(QueryRows& q, std::size_t rows) const noexcept {
 
 void PlaneCodec::prepare(const float* q, std::size_t stride, std::size_t rows, const Queries& to) const noexcept {
   for (std::size_t r = 0; r < rows; ++r) {
-    kernels::quantize_query(pages_, q + r * stride, static_cast<int>(planes_), to.values + r * query_values(),
-                            to.units + r * query_scales(), to.sums + r * query_scales());
+    kernels::quantize_query(pages_, q + r * stride, static_cast<int>(planes_), largest_query_,
+                            to.values + r * query_values(), to.units + r * query_scales(),
+                            to.sums + r * query_scales());
   }
 }
 

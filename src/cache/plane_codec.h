@@ -73,6 +73,7 @@ class PlaneCodec final : public PageCodec {
   kernels::FwhtFunction transform_;
   void (*score_)(const kernels::CodeScoreArgs&) noexcept;
   void (*mix_)(const kernels::CodeMixArgs&) noexcept;
+  int largest_query_;
   std::vector<float> signs_;
   std::vector<codec::Shaping> shaping_;  ///< of each group, or none
 };

@@ -10,8 +10,8 @@
 namespace kvant::kernels {
 namespace {
 
-/// values = q / unit in whole numbers, unit = max |q| / 127; `q` becomes what they leave. Returns the unit.
-float quantize_group(float* q, std::size_t count, std::int8_t* values, std::int32_t& sum) {
+/// values = q / unit in whole numbers, unit = max |q| / largest; `q` becomes what they leave. Returns the unit.
+float quantize_group(float* q, std::size_t count, int largest, std::int8_t* values, std::int32_t& sum) {
   float peak = 0;
   for (std::size_t i = 0; i < count; ++i) peak = std::max(peak, std::abs(q[i]));
   sum = 0;
@@ -19,7 +19,8 @@ float quantize_group(float* q, std::size_t count, std::int8_t* values, std::int3
     std::fill_n(values, count, std::int8_t{0});
     return 0;
   }
-  const float unit = peak / 127, factor = 127 / peak;
+  const auto most = static_cast<float>(largest);
+  const float unit = peak / most, factor = most / peak;
   for (std::size_t i = 0; i < count; ++i) {
     const std::int32_t value = nearest_whole(q[i] * factor);
     values[i] = static_cast<std::int8_t>(value);
@@ -52,7 +53,7 @@ CodeTable make_code_table(const codec::Quantizer& quantizer) {
   return table;
 }
 
-void quantize_query(const CodedPages& pages, const float* q, int planes, std::int8_t* values, float* units,
+void quantize_query(const CodedPages& pages, const float* q, int planes, int largest, std::int8_t* values, float* units,
                     std::int32_t* sums) noexcept {
   const std::size_t dims = pages.layout.padded_dims(), groups = pages.layout.groups();
   for (Group group = group_at(pages, 0); group.count > 0; group = group_at(pages, group.first + group.count)) {
@@ -60,7 +61,7 @@ void quantize_query(const CodedPages& pages, const float* q, int planes, std::in
     std::copy_n(q + group.first, group.count, rest);
     for (std::size_t p = 0; p < static_cast<std::size_t>(planes); ++p) {
       units[p * groups + group.index] =
-          quantize_group(rest, group.count, values + p * dims + group.first, sums[p * groups + group.index]);
+          quantize_group(rest, group.count, largest, values + p * dims + group.first, sums[p * groups + group.index]);
     }
   }
 }

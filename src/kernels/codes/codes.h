@@ -45,10 +45,10 @@ struct QuantizedQueries {
   int planes = 1;             ///< 1 or 2
 };
 
-/// Quantizes a query of padded dims f32 (padding 0), for each group: unit = max |q| / 127; the second plane takes what
-/// the first one leaves in the same way. Writes values [planes][dims], units and sums [planes][groups]. The same bytes
-/// on every tier.
-void quantize_query(const CodedPages& pages, const float* q, int planes, std::int8_t* values, float* units,
+/// Quantizes a query of padded dims f32 (padding 0), for each group: unit = max |q| / largest; the second plane takes
+/// what the first one leaves in the same way. Writes values [planes][dims], units and sums [planes][groups].
+/// largest  what the kernel takes (CodeKernels), at most 127
+void quantize_query(const CodedPages& pages, const float* q, int planes, int largest, std::int8_t* values, float* units,
                     std::int32_t* sums) noexcept;
 
 /// logits[r][t] = sum over groups g of unit[r][g] * scale[g][t] * sum over dims i of g of values[r][i] * level(t, i)
@@ -67,8 +67,8 @@ struct CodeScoreArgs {
 /// out[r][i] += sum_t weight[r][t] * scale[g(i)][t] * level(t, i)   (t < tokens)
 ///
 /// For each row and group the products weight * scale are rounded to whole numbers, the largest becoming
-/// 127 * 128 + 127; for codes of up to 4 bits, whose errors are far larger, 255, and rounding is dithered by the token
-/// (common.h), so that sums over tokens have no bias. The sum over tokens is then exact.
+/// 127 * 128 + 127; for codes of up to 4 bits, whose errors are far larger, CodeKernels::coarse_weight, and rounding is
+/// dithered by the token (common.h), so that sums over tokens have no bias. The sum over tokens is then exact.
 struct CodeMixArgs {
   const CodedPages& pages;
   const float* weights;   ///< [rows][64], >= 0; not read from `tokens` on
@@ -82,9 +82,16 @@ struct CodeMixArgs {
 
 /// All kernels of one tier.
 struct CodeKernels {
+  /// Magnitude of a query's whole numbers at most, over codes of up to 4 bits: 127, or 64 where products of bytes are
+  /// added in 16 bits. Over more bits it is 127 on every tier.
+  int coarse_query;
+  /// What the largest of the coarse weights becomes: 255, or 127 where products of bytes are added in 16 bits.
+  int coarse_weight;
   /// [bits - 1]
   std::array<void (*)(const CodeScoreArgs&) noexcept, 8> score;
   std::array<void (*)(const CodeMixArgs&) noexcept, 8> mix;
+
+  int largest_query(int bits) const noexcept { return bits <= 4 ? coarse_query : 127; }
 };
 
 /// The kernels of all tiers, the most capable first.

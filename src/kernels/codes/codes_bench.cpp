@@ -48,7 +48,7 @@ struct Rows {
   std::vector<std::size_t> visible;
   std::vector<SoftmaxState> states;
 
-  Rows(const CodedPages& pages, std::size_t rows_of, std::size_t planes_of)
+  Rows(const CodedPages& pages, std::size_t rows_of, std::size_t planes_of, int largest)
       : rows(rows_of),
         planes(planes_of),
         values(rows * planes * kDims),
@@ -62,8 +62,8 @@ struct Rows {
     std::vector<float> q(kDims);
     for (std::size_t r = 0; r < rows; ++r) {
       for (float& x : q) x = static_cast<float>(random.normal());
-      quantize_query(pages, q.data(), static_cast<int>(planes), &values[r * planes * kDims], &units[r * planes],
-                     &sums[r * planes]);
+      quantize_query(pages, q.data(), static_cast<int>(planes), largest, &values[r * planes * kDims],
+                     &units[r * planes], &sums[r * planes]);
     }
   }
   float* page(std::size_t i) { return logits.data() + i * rows * kPageTokens; }
@@ -83,13 +83,14 @@ struct Subject {
   codec::Quantizer quantizer;
   std::size_t rows, planes;
 
+  int largest_query() const { return tier.function->largest_query(quantizer.bits); }
   std::size_t kind() const { return static_cast<std::size_t>(quantizer.bits - 1); }
 };
 
 void bench_score(benchmark::State& state, const Subject& subject) {
   const auto tokens = static_cast<std::size_t>(state.range(0));
   const Side keys(codec::PageSide::key, subject.quantizer, tokens);
-  Rows rows(keys.pages, subject.rows, subject.planes);
+  Rows rows(keys.pages, subject.rows, subject.planes, subject.largest_query());
   for (auto _ : state) {
     for (std::size_t i = 0; i < keys.count; ++i) {
       subject.tier.function->score[subject.kind()](
@@ -103,7 +104,7 @@ void bench_score(benchmark::State& state, const Subject& subject) {
 void bench_mix(benchmark::State& state, const Subject& subject) {
   const auto tokens = static_cast<std::size_t>(state.range(0));
   const Side values(codec::PageSide::value, subject.quantizer, tokens);
-  Rows rows(values.pages, subject.rows, subject.planes);
+  Rows rows(values.pages, subject.rows, subject.planes, subject.largest_query());
   for (auto _ : state) {
     for (std::size_t i = 0; i < values.count; ++i) {
       subject.tier.function->mix[subject.kind()](
@@ -119,7 +120,7 @@ void bench_attend(benchmark::State& state, const Subject& subject) {
   const auto tokens = static_cast<std::size_t>(state.range(0));
   const Side keys(codec::PageSide::key, subject.quantizer, tokens);
   const Side values(codec::PageSide::value, subject.quantizer, tokens);
-  Rows r(keys.pages, subject.rows, subject.planes);
+  Rows r(keys.pages, subject.rows, subject.planes, subject.largest_query());
   const CodeKernels& kernels = *subject.tier.function;
   const AttentionKernels& all = attention(subject.tier.isa);
   for (auto _ : state) {

@@ -171,7 +171,7 @@ struct Queries {
   std::vector<float> units;
   std::vector<std::int32_t> sums;
 
-  Queries(const CodedPages& pages, std::size_t planes_of)
+  Queries(const CodedPages& pages, std::size_t planes_of, int largest)
       : dims(pages.layout.padded_dims()),
         groups(pages.layout.groups()),
         planes(planes_of),
@@ -181,8 +181,8 @@ struct Queries {
     for (std::size_t r = 0; r < kMostRows; ++r) {
       auto q = normals(dims, 100 + r);
       std::fill(q.begin() + static_cast<std::ptrdiff_t>(pages.layout.dims()), q.end(), 0.0F);
-      quantize_query(pages, q.data(), static_cast<int>(planes), &values[r * planes * dims], &units[r * planes * groups],
-                     &sums[r * planes * groups]);
+      quantize_query(pages, q.data(), static_cast<int>(planes), largest, &values[r * planes * dims],
+                     &units[r * planes * groups], &sums[r * planes * groups]);
     }
   }
   QuantizedQueries from(std::size_t row) const {
@@ -216,9 +216,9 @@ TEST(Codes, ScoresAreExactSumsTimesTheScales) {
   for_each_shape([](const Shape& shape, std::size_t tokens) {
     const Page page(shape, PageSide::key, tokens);
     for (const std::size_t planes : {1U, 2U}) {
-      const Queries q(page.pages, planes);
-      const auto expected = expected_logits(page, q, tokens);
       for_each_tier([&](const CodeKernels& kernels) {
+        const Queries q(page.pages, planes, kernels.largest_query(shape.bits));
+        const auto expected = expected_logits(page, q, tokens);
         for (const std::size_t rows : {1U, 2U, 3U, 4U, 5U, 6U, 7U, 13U}) {
           std::vector<float> logits(rows * kPageTokens + 1, 9.0F);
           kernels.score[static_cast<std::size_t>(shape.bits - 1)](
@@ -262,9 +262,9 @@ float dither(std::size_t token) {
   return (static_cast<float>(reversed) - 31.5F) / 64;
 }
 
-std::vector<ExpectedMix> expected_mix(const Page& page, const Weights& w, std::size_t tokens) {
+std::vector<ExpectedMix> expected_mix(const Page& page, const Weights& w, std::size_t tokens, int coarse_weight) {
   const bool coarse = page.pages.table.bits <= 4;
-  const float most = coarse ? 255 : 16383;
+  const auto most = static_cast<float>(coarse ? coarse_weight : 16383);
   const std::size_t dims = page.pages.layout.padded_dims();
   std::vector<ExpectedMix> all(kMostRows * dims);
   for (std::size_t r = 0; r < kMostRows; ++r) {
@@ -304,10 +304,12 @@ TEST(Codes, SmallWeightsKeepTheirSum) {
         weights[17] = 1;
         kernels.mix[static_cast<std::size_t>(bits - 1)](
             {page.pages, weights.data(), 1, page.data.data(), kPageTokens, out.data()});
-        // 63 neighbours of equal weight: their rounded sum is off by no more than one step of 1 / 255.
+        // 63 neighbours of equal weight: their rounded sum is off by no more than one step.
         for (std::size_t i = 0; i < dims; ++i) {
           const double value = static_cast<double>(page.scale(0, 0)) * page.level(0, i);
-          EXPECT_NEAR(static_cast<double>(out[i]) / value, 1 + 63.0 * static_cast<double>(small), 1.01 / 255) << small;
+          EXPECT_NEAR(static_cast<double>(out[i]) / value, 1 + 63.0 * static_cast<double>(small),
+                      1.01 / kernels.coarse_weight)
+              << small;
         }
       }
     }
@@ -319,8 +321,8 @@ TEST(Codes, MixesAreExactSumsOfRoundedWeights) {
     const Page page(shape, PageSide::value, tokens);
     const std::size_t dims = page.pages.layout.padded_dims();
     const Weights w(dims);
-    const auto expected = expected_mix(page, w, tokens);
     for_each_tier([&](const CodeKernels& kernels) {
+      const auto expected = expected_mix(page, w, tokens, kernels.coarse_weight);
       for (const std::size_t rows : {1U, 2U, 3U, 4U, 5U, 6U, 7U, 13U}) {
         auto out = w.before;
         auto weights = w.weights;
@@ -347,8 +349,8 @@ TEST(Codes, RowsDoNotDependOnTheirNeighbours) {
     const std::size_t dims = keys.pages.layout.padded_dims(), kind = static_cast<std::size_t>(shape.bits - 1);
     const Weights w(dims);
     for (const std::size_t planes : {1U, 2U}) {
-      const Queries q(keys.pages, planes);
       for_each_tier([&](const CodeKernels& kernels) {
+        const Queries q(keys.pages, planes, kernels.largest_query(shape.bits));
         std::vector<float> logits(kMostRows * kPageTokens);
         auto out = w.before;
         kernels.score[kind]({keys.pages, q.from(0), kMostRows, keys.data.data(), 64, logits.data()});
@@ -378,7 +380,7 @@ TEST(Codes, LogitsAddUpAndRowsOfTheResultMayLieApart) {
     const Weights w(dims);
     for_each_tier([&](const CodeKernels& kernels) {
       for (const std::size_t planes : {1U, 2U}) {
-        const Queries q(keys.pages, planes);
+        const Queries q(keys.pages, planes, kernels.largest_query(bits));
         const auto expected = expected_logits(keys, q, kTokens);
         std::vector<float> logits(kRows * kPageTokens, 0.25F);
         kernels.score[kind]({keys.pages, q.from(0), kRows, keys.data.data(), kTokens, logits.data(), {}, true});
@@ -421,7 +423,7 @@ TEST(Codes, AllLogScalesDecode) {
   std::vector<std::int8_t> values(32);
   float unit = 0;
   std::int32_t sum = 0;
-  quantize_query(page.pages, q.data(), 1, values.data(), &unit, &sum);
+  quantize_query(page.pages, q.data(), 1, 64, values.data(), &unit, &sum);
   const std::vector<std::uint8_t> codes(32, 1);  // level 64 everywhere
   for (std::size_t first = 0; first < 256; first += kPageTokens) {
     for (std::size_t t = 0; t < kPageTokens; ++t) {
@@ -439,17 +441,18 @@ TEST(Codes, AllLogScalesDecode) {
   }
 }
 
-TEST(Codes, QueriesKeepEightOrFifteenBits) {
+TEST(Codes, QueriesKeepTheBitsOfTheirPlanes) {
   const Shape shape{QuantizerKind::lm, 4, {64, 16}, ScaleFormat::f16};
   const CodedPages pages = shape.pages(PageSide::key);
-  for (const float size : {1.0F, 1e-20F, 1e15F}) {
+  for (const auto& [size, largest] :
+       {std::pair{1.0F, 127}, std::pair{1e-20F, 127}, std::pair{1e15F, 127}, std::pair{1.0F, 64}}) {
     auto q = normals(96, 7);
     for (float& x : q) x *= size;
     std::fill(q.begin() + 80, q.end(), 0.0F);
     std::vector<std::int8_t> values(2 * 96);
     float units[4];
     std::int32_t sums[4];
-    quantize_query(pages, q.data(), 2, values.data(), units, sums);
+    quantize_query(pages, q.data(), 2, largest, values.data(), units, sums);
     double worst[2] = {0, 0};
     std::int32_t total[4] = {};
     for (std::size_t i = 0; i < 96; ++i) {
@@ -462,11 +465,11 @@ TEST(Codes, QueriesKeepEightOrFifteenBits) {
       worst[1] = std::max(worst[1], std::abs(fine - static_cast<double>(q[i])) / static_cast<double>(peak));
       total[g] += values[i];
       total[2 + g] += values[96 + i];
-      EXPECT_LE(std::abs(values[i]), 127);
-      EXPECT_LE(std::abs(values[96 + i]), 127);
+      EXPECT_LE(std::abs(values[i]), largest);
+      EXPECT_LE(std::abs(values[96 + i]), largest);
     }
     for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(total[i], sums[i]);
-    const double half = 0.5 / 127 + 4 * kEps;  // of a unit, and of what the first plane leaves
+    const double half = 0.5 / largest + 4 * kEps;  // of a unit, and of what the first plane leaves
     EXPECT_LE(worst[0], half);
     EXPECT_GT(worst[0], half * 0.8);
     EXPECT_LE(worst[1], half * half + 4 * kEps);
@@ -476,7 +479,7 @@ TEST(Codes, QueriesKeepEightOrFifteenBits) {
   std::vector<std::int8_t> values(96, 1);
   float units[2];
   std::int32_t sums[2];
-  quantize_query(pages, nothing.data(), 1, values.data(), units, sums);
+  quantize_query(pages, nothing.data(), 1, 127, values.data(), units, sums);
   EXPECT_EQ(units[0], 0.0F);
   EXPECT_EQ(sums[1], 0);
   EXPECT_EQ(std::count(values.begin(), values.end(), 0), 96);

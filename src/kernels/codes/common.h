@@ -16,8 +16,8 @@ inline constexpr std::size_t kMaxCodedDims = 512;
 inline constexpr float kNegligible = 0x1p-100F;
 /// Codes of up to so many bits are mixed by coarse weights (CodeMixArgs).
 inline constexpr int kCoarseBits = 4;
-/// The largest whole number that stands for weight * scale.
-constexpr std::int32_t max_weight(bool coarse) noexcept { return coarse ? 255 : 127 * 128 + 127; }
+/// The largest whole number that stands for weight * scale where weights are not coarse.
+inline constexpr std::int32_t kFineWeight = 127 * 128 + 127;
 
 /// What is added to each token's coarse weight before it is rounded, from -63/128 to 63/128: token t has the bits of t
 /// in reverse order, so that among any few neighbours as many are rounded up as the sum of their weights asks for (van

@@ -12,15 +12,24 @@ namespace kvant::kernels::avx512 {
 /// of the table, and sums.
 using Words = __m512i;
 /// The bytes of words in the form that dot takes, and the whole numbers to multiply with.
+template <int bits>
 using Bytes = Words;
+template <int bits>
 using Whole = std::int8_t;
 
+/// As in CodeKernels.
+constexpr int kCoarseQuery = 127, kCoarseWeight = 255;
 /// What is missing from a byte in dot.
 constexpr std::int32_t kByteBias = 0;
 /// A register tile: rows at most, vectors of tokens for `rows` of them (score), vectors of dims (mix).
+template <int bits>
 constexpr std::size_t kCodeRows = 6;
-constexpr std::size_t token_vectors(std::size_t) { return 4; }
-constexpr std::size_t kDimVectors = 2;
+template <int bits>
+constexpr std::size_t token_vectors(std::size_t) {
+  return 4;
+}
+template <int bits>
+constexpr std::size_t kDimVectors = bits <= kCoarseBits ? 4 : 2;
 
 inline Words load_words(const void* p) { return _mm512_loadu_si512(p); }
 inline void store_words(void* p, Words a) { _mm512_storeu_si512(p, a); }
@@ -77,9 +86,12 @@ Table value_table(const CodeTable& table) {
 template <int bits>
 constexpr std::int32_t kValueBias = bits <= kCoarseBits ? 128 : kByteBias;
 
-[[gnu::always_inline]] inline Bytes to_bytes(Words words) { return words; }
+template <int bits>
+[[gnu::always_inline]] inline Words to_bytes(Words words) {
+  return words;
+}
 /// Adds to each lane the dot product of its four bytes with four whole numbers.
-[[gnu::always_inline]] inline Words dot(Words sums, Bytes bytes, const Whole* four) {
+[[gnu::always_inline]] inline Words dot(Words sums, Words bytes, const std::int8_t* four) {
   std::int32_t word = 0;
   __builtin_memcpy(&word, four, sizeof word);
   sums = _mm512_dpbusd_epi32(sums, bytes, _mm512_set1_epi32(word));
@@ -88,16 +100,18 @@ constexpr std::int32_t kValueBias = bits <= kCoarseBits ? 128 : kByteBias;
 }
 
 /// Rows of a query plane as dot takes them.
-template <std::size_t rows>
+template <std::size_t rows, int bits>
 struct QueryRows {
   const std::int8_t* values;
   std::size_t dims;
-  [[gnu::always_inline]] const Whole* four(std::size_t row, std::size_t dim) const { return values + row * dims + dim; }
+  [[gnu::always_inline]] const std::int8_t* four(std::size_t row, std::size_t dim) const {
+    return values + row * dims + dim;
+  }
 };
 
 /// The whole numbers of a page's tokens as dot takes them: 128 * high + low; coarse ones are low alone, without a sign.
 struct WholeWeights {
-  alignas(64) std::array<Whole, kPageTokens> high, low;
+  alignas(64) std::array<std::int8_t, kPageTokens> high, low;
 
   template <bool coarse>
   void set(const I32 (&whole)[4]) {
@@ -133,7 +147,7 @@ struct WeightedSums {
     high = _mm512_setzero_si512();
     low = from;
   }
-  [[gnu::always_inline]] void add_four(Bytes bytes, const WholeWeights& weights, std::size_t token) {
+  [[gnu::always_inline]] void add_four(Words bytes, const WholeWeights& weights, std::size_t token) {
     high = dot(high, bytes, weights.high.data() + token);
     low = dot(low, bytes, weights.low.data() + token);
   }
@@ -146,7 +160,7 @@ struct WeightedSums<true> {
   Words low;
 
   [[gnu::always_inline]] void start(Words from) { low = from; }
-  [[gnu::always_inline]] void add_four(Bytes bytes, const WholeWeights& weights, std::size_t token) {
+  [[gnu::always_inline]] void add_four(Words bytes, const WholeWeights& weights, std::size_t token) {
     std::int32_t word = 0;
     __builtin_memcpy(&word, weights.low.data() + token, sizeof word);
     low = _mm512_dpbusd_epi32(low, _mm512_set1_epi32(word), bytes);

@@ -12,12 +12,21 @@ namespace kvant::kernels::neon {
 
 using Words = uint32x4_t;
 /// Less 128, as signed numbers.
+template <int bits>
 using Bytes = int8x16_t;
+template <int bits>
 using Whole = std::int8_t;
 
+constexpr int kCoarseQuery = 127, kCoarseWeight = 255;
+
 constexpr std::int32_t kByteBias = 128;
+template <int bits>
 constexpr std::size_t kCodeRows = 6;
-constexpr std::size_t token_vectors(std::size_t rows) { return rows > 3 ? 2 : 4; }
+template <int bits>
+constexpr std::size_t token_vectors(std::size_t rows) {
+  return rows > 3 ? 2 : 4;
+}
+template <int bits>
 constexpr std::size_t kDimVectors = 1;
 
 inline Words load_words(const void* p) { return vreinterpretq_u32_u8(vld1q_u8(static_cast<const std::uint8_t*>(p))); }
@@ -71,24 +80,27 @@ Table value_table(const CodeTable& table) {
 template <int bits>
 constexpr std::int32_t kValueBias = kByteBias;
 
-[[gnu::always_inline]] inline Bytes to_bytes(Words words) {
+template <int bits>
+[[gnu::always_inline]] inline int8x16_t to_bytes(Words words) {
   return vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_u32(words), vdupq_n_u8(0x80)));
 }
-[[gnu::always_inline]] inline Words dot(Words sums, Bytes bytes, const Whole* four) {
+[[gnu::always_inline]] inline Words dot(Words sums, int8x16_t bytes, const std::int8_t* four) {
   std::int32_t word = 0;
   __builtin_memcpy(&word, four, sizeof word);
   return vreinterpretq_u32_s32(vdotq_s32(vreinterpretq_s32_u32(sums), bytes, vreinterpretq_s8_s32(vdupq_n_s32(word))));
 }
 
-template <std::size_t rows>
+template <std::size_t rows, int bits>
 struct QueryRows {
   const std::int8_t* values;
   std::size_t dims;
-  [[gnu::always_inline]] const Whole* four(std::size_t row, std::size_t dim) const { return values + row * dims + dim; }
+  [[gnu::always_inline]] const std::int8_t* four(std::size_t row, std::size_t dim) const {
+    return values + row * dims + dim;
+  }
 };
 
 struct WholeWeights {
-  std::array<Whole, kPageTokens> high, low;
+  std::array<std::int8_t, kPageTokens> high, low;
 
   template <bool coarse>
   void set(const I32 (&whole)[16]) {
@@ -108,7 +120,7 @@ struct WeightedSums {
     high = vdupq_n_u32(0);
     low = from;
   }
-  [[gnu::always_inline]] void add_four(Bytes bytes, const WholeWeights& weights, std::size_t token) {
+  [[gnu::always_inline]] void add_four(int8x16_t bytes, const WholeWeights& weights, std::size_t token) {
     high = dot(high, bytes, weights.high.data() + token);
     low = dot(low, bytes, weights.low.data() + token);
   }

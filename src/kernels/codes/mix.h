@@ -72,7 +72,7 @@ void decode_part(const ValuePlanes<bits>& values, std::size_t tokens, std::uint8
 }
 
 template <int bits, int... parts>
-void decode(const CodeMixArgs& a, std::uint8_t* bytes, std::integer_sequence<int, parts...>) {
+void decode_parts(const CodeMixArgs& a, std::uint8_t* bytes, std::integer_sequence<int, parts...>) {
   const ValuePlanes<bits> values(a);
   (decode_part<parts>(values, a.tokens, bytes), ...);
 }
@@ -134,7 +134,8 @@ void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_r
   F32 scales[kTokenVectors];
   read_scales(scales, a, group);
   const float* weights = a.weights + first_row * kPageTokens;
-  float padded[kCodeRows * kPageTokens];
+  constexpr std::size_t kMostRows = std::max(kCodeRows<kCoarseBits>, kCodeRows<8>);
+  float padded[kMostRows * kPageTokens];
   if (a.tokens < kPageTokens) {
     for (std::size_t r = 0; r < rows.size(); ++r) {
       float* row = padded + r * kPageTokens;
@@ -143,10 +144,10 @@ void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_r
     weights = padded;
   }
   // All peaks first, so that rows need not wait for each other and divide together.
-  constexpr std::size_t kPadded = (kCodeRows + kCodeLanes - 1) / kCodeLanes * kCodeLanes;
+  constexpr std::size_t kPadded = (kMostRows + kCodeLanes - 1) / kCodeLanes * kCodeLanes;
   float peaks[kPadded] = {}, units[kPadded], factors[kPadded];
   for (std::size_t r = 0; r < rows.size(); ++r) peaks[r] = Products(weights + r * kPageTokens, scales).peak();
-  const F32 most = broadcast(max_weight(coarse));
+  const F32 most = broadcast(coarse ? kCoarseWeight : kFineWeight);
   for (std::size_t i = 0; i < kPadded; i += kCodeLanes) {
     store(units + i, load(peaks + i) / most);
     store(factors + i, most / load(peaks + i));
@@ -166,77 +167,117 @@ constexpr bool kCoarse = Values::kBits <= kCoarseBits;
 template <class Values>
 constexpr bool kSummed = Values::kBits > 6 || kValueBias<Values::kBits> != kTableOffset;
 
-template <int part, int half, std::size_t rows, std::size_t vectors, class Values>
-[[gnu::always_inline]] inline void add_four_tokens(DimSums<kCoarse<Values>, rows, vectors>& sums, const Values& values,
-                                                   std::size_t dim, const RowWeights* weights, std::size_t octet) {
-  Bytes bytes[vectors];
-  KVANT_UNROLL
-  for (std::size_t c = 0; c < vectors; ++c) {
-    bytes[c] = to_bytes(values.template get<part, half>(dim + c * kCodeLanes, octet));
+/// Dims that are summed side by side: of each of some parts from `first` on, so many consecutive vectors.
+template <int first, int parts, std::size_t vectors>
+struct DimTile {
+  static constexpr std::size_t kVectors = parts * vectors, kStep = vectors * kCodeLanes;
+  std::size_t dim, part_size;  ///< of the first vector; dims of a part
+
+  static constexpr int part(std::size_t c) { return first + static_cast<int>(c / vectors); }
+  [[gnu::always_inline]] std::size_t at(std::size_t c) const {
+    return dim + c / vectors * part_size + c % vectors * kCodeLanes;
   }
+};
+
+template <int half, std::size_t rows, class Tile, class Values, std::size_t... c>
+[[gnu::always_inline]] inline void add_four_tokens(DimSums<kCoarse<Values>, rows, Tile::kVectors>& sums,
+                                                   const Values& values, const Tile& tile, const RowWeights* weights,
+                                                   std::size_t octet, std::index_sequence<c...>) {
+  constexpr int kBits = Values::kBits;
+  const Bytes<kBits> bytes[] = {to_bytes<kBits>(values.template get<Tile::part(c), half>(tile.at(c), octet))...};
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
-    KVANT_UNROLL
-    for (std::size_t c = 0; c < vectors; ++c) {
-      sums[r][c].add_four(bytes[c], weights[r].whole, 8 * octet + 4 * half);
-    }
+    (sums[r][c].add_four(bytes[c], weights[r].whole, 8 * octet + 4 * half), ...);
   }
 }
 
 /// Some vectors of dims of the result.
-template <int part, std::size_t rows, std::size_t vectors, class Values>
+template <std::size_t rows, class Tile, class Values>
 [[gnu::always_inline]] inline void mix_columns(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
-                                               float* out, std::size_t dim) {
+                                               float* out, const Tile& tile, Prefetcher& prefetcher) {
+  constexpr auto kColumns = std::make_index_sequence<Tile::kVectors>{};
   const std::size_t stride = out_stride(a), octets = (a.tokens + 7) / 8;
-  DimSums<kCoarse<Values>, rows, vectors> sums;
+  DimSums<kCoarse<Values>, rows, Tile::kVectors> sums;
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
     KVANT_UNROLL
     for (auto& sum : sums[r]) sum.start(set_words(weights[r].start));
   }
   for (std::size_t octet = 0; octet < octets; ++octet) {
-    add_four_tokens<part, 0, rows, vectors>(sums, values, dim, weights, octet);
-    add_four_tokens<part, 1, rows, vectors>(sums, values, dim, weights, octet);
+    prefetcher.step();
+    add_four_tokens<0, rows>(sums, values, tile, weights, octet, kColumns);
+    add_four_tokens<1, rows>(sums, values, tile, weights, octet, kColumns);
   }
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
     const F32 unit = broadcast(weights[r].unit);
     KVANT_UNROLL
-    for (std::size_t c = 0; c < vectors; ++c) {
+    for (std::size_t c = 0; c < Tile::kVectors; ++c) {
       const F32 sum = after_sums<Values::kBits>(sums[r][c].total(), a.pages.table, weights[r].sum);
-      float* to = out + r * stride + dim + c * kCodeLanes;
+      float* to = out + r * stride + tile.at(c);
       store(to, fma(unit, sum, load(to)));
     }
   }
 }
 
+/// Dims [dim, end) of parts from `first` on, as long as whole tiles fit. Returns where it stopped.
+template <std::size_t rows, int first, int parts, std::size_t vectors, class Values>
+[[gnu::always_inline]] inline std::size_t mix_dims(const Values& values, const CodeMixArgs& a,
+                                                   const RowWeights* weights, std::size_t first_row, std::size_t dim,
+                                                   std::size_t end, Prefetcher& prefetcher) {
+  using Tile = DimTile<first, parts, vectors>;
+  float* out = a.out + first_row * out_stride(a);
+  for (; dim + Tile::kStep <= end; dim += Tile::kStep) {
+    mix_columns<rows>(values, a, weights, out, Tile{dim, values.dims / Values::kParts}, prefetcher);
+  }
+  return dim;
+}
+
+/// A group's dims of one part.
 template <int part, std::size_t rows, class Values>
 [[gnu::always_inline]] inline void mix_part(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
                                             const Group& group, std::size_t first_row, Prefetcher& prefetcher) {
-  constexpr std::size_t kStep = kDimVectors * kCodeLanes;
-  float* out = a.out + first_row * out_stride(a);
-  const auto range = dims_of_part<part>(values, group.first, group.first + group.count);
-  const std::size_t end = range.second;
-  std::size_t dim = range.first;
-  for (; dim + kStep <= end; dim += kStep) {
-    prefetcher.step();
-    mix_columns<part, rows, kDimVectors>(values, a, weights, out, dim);
-  }
-  if constexpr (kDimVectors > 1) {
-    if (dim >= end) return;
-    prefetcher.step();
-    mix_columns<part, rows, 1>(values, a, weights, out, dim);
-  }
+  constexpr std::size_t kMost = kDimVectors<Values::kBits>;
+  auto [dim, end] = dims_of_part<part>(values, group.first, group.first + group.count);
+  dim = mix_dims<rows, part, 1, kMost>(values, a, weights, first_row, dim, end, prefetcher);
+  if constexpr (kMost > 2) dim = mix_dims<rows, part, 1, 2>(values, a, weights, first_row, dim, end, prefetcher);
+  if constexpr (kMost > 1) mix_dims<rows, part, 1, 1>(values, a, weights, first_row, dim, end, prefetcher);
+}
+
+/// All dims, some parts at once, as their fields share words.
+template <std::size_t rows, class Values>
+[[gnu::always_inline]] inline void mix_all_parts(const Values& values, const CodeMixArgs& a, const RowWeights* weights,
+                                                 std::size_t first_row, Prefetcher& prefetcher) {
+  constexpr std::size_t kMost = kDimVectors<Values::kBits>;
+  constexpr int kAtOnce = std::min(Values::kParts, static_cast<int>(kMost));
+  const auto mix_from = [&]<int first>(std::integral_constant<int, first>) {
+    const std::size_t part = values.dims / Values::kParts, end = first * part + part;
+    const std::size_t dim =
+        mix_dims<rows, first, kAtOnce, kMost / kAtOnce>(values, a, weights, first_row, first * part, end, prefetcher);
+    if constexpr (kMost > kAtOnce)
+      mix_dims<rows, first, kAtOnce, 1>(values, a, weights, first_row, dim, end, prefetcher);
+  };
+  mix_from(std::integral_constant<int, 0>{});
+  if constexpr (kAtOnce < Values::kParts) mix_from(std::integral_constant<int, kAtOnce>{});
+  static_assert(2 * kAtOnce >= Values::kParts || kAtOnce == 1);
 }
 
 template <std::size_t rows, class Values, int... parts>
 [[gnu::always_inline]] inline void mix_rows(const Values values, const CodeMixArgs& a, std::size_t first_row,
                                             Upcoming next, std::integer_sequence<int, parts...>) {
-  Prefetcher prefetcher(next, values.dims / (kDimVectors * kCodeLanes));
+  constexpr std::size_t kMost = kDimVectors<Values::kBits>;
+  constexpr std::size_t kTileDims = kMost * kCodeLanes, kOctets = kPageTokens / 8;
+  Prefetcher prefetcher(next, (values.dims + kTileDims - 1) / kTileDims * kOctets);
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     RowWeights weights[rows];
     round_weights<kCoarse<Values>, kSummed<Values>>(a, group, first_row, weights);
     for (RowWeights& row : weights) row.start = before_sums<Values::kBits>(row.sum, kValueBias<Values::kBits>);
+    if constexpr (sizeof...(parts) > 1 && kMost > 1) {
+      if (group.count == values.dims) {
+        mix_all_parts<rows>(values, a, weights, first_row, prefetcher);
+        continue;
+      }
+    }
     (mix_part<parts, rows>(values, a, weights, group, first_row, prefetcher), ...);
   }
 }
@@ -249,27 +290,37 @@ void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row,
 template <class Values, std::size_t... i>
 void mix_tile_of(std::size_t rows, const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next,
                  std::index_sequence<i...>) {
-  static constexpr std::array<void (*)(const Values&, const CodeMixArgs&, std::size_t, Upcoming) noexcept, kCodeRows>
+  static constexpr std::array<void (*)(const Values&, const CodeMixArgs&, std::size_t, Upcoming) noexcept, sizeof...(i)>
       kTiles{mix_tile<i + 1, Values>...};
   kTiles[rows - 1](values, a, first_row, next);
 }
 
+/// All rows, at most kCodeRows at once.
 template <class Values>
-void mix_tile_of(std::size_t rows, const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next) {
-  mix_tile_of(rows, values, a, first_row, next, std::make_index_sequence<kCodeRows>{});
+void mix_tiles(const Values& values, const CodeMixArgs& a) {
+  constexpr std::size_t kRows = kCodeRows<Values::kBits>;
+  for (std::size_t first = 0; first < a.rows; first += kRows) {
+    mix_tile_of(std::min(kRows, a.rows - first), values, a, first, first == 0 ? a.next : Upcoming{},
+                std::make_index_sequence<kRows>{});
+  }
 }
 
 }  // namespace
 
 template <int bits>
+void decode_values(const CodeMixArgs& a, std::uint8_t* bytes) noexcept {
+  decode_parts<bits>(a, bytes, std::make_integer_sequence<int, ValuePlanes<bits>::kParts>{});
+}
+
+template <int bits>
 void mix_codes(const CodeMixArgs& a) noexcept {
-  if (a.rows <= kCodeRows) return mix_tile_of(a.rows, ValuePlanes<bits>(a), a, 0, a.next);
+  const std::size_t dims = a.pages.layout.padded_dims();
+  const bool whole_vectors = dims / ValuePlanes<bits>::kParts % kCodeLanes == 0;
+  if (a.rows <= kCodeRows<bits> && whole_vectors) return mix_tiles(ValuePlanes<bits>(a), a);
   alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
-  decode<bits>(a, bytes, std::make_integer_sequence<int, ValuePlanes<bits>::kParts>{});
-  const ValueBytes<bits <= kCoarseBits ? kCoarseBits : bits <= 6 ? 6 : 8> values{bytes, a.pages.layout.padded_dims()};
-  for (std::size_t first = 0; first < a.rows; first += kCodeRows) {
-    mix_tile_of(std::min(kCodeRows, a.rows - first), values, a, first, first == 0 ? a.next : Upcoming{});
-  }
+  whole_vectors ? decode_values<bits>(a, bytes) : smaller::decode_values<bits>(a, bytes);
+  constexpr int kKind = bits <= kCoarseBits ? kCoarseBits : bits <= 6 ? 6 : 8;
+  mix_tiles(ValueBytes<kKind>{bytes, dims}, a);
 }
 
 template void mix_codes<1>(const CodeMixArgs&) noexcept;
@@ -280,3 +331,11 @@ template void mix_codes<5>(const CodeMixArgs&) noexcept;
 template void mix_codes<6>(const CodeMixArgs&) noexcept;
 template void mix_codes<7>(const CodeMixArgs&) noexcept;
 template void mix_codes<8>(const CodeMixArgs&) noexcept;
+template void decode_values<1>(const CodeMixArgs&, std::uint8_t*) noexcept;
+template void decode_values<2>(const CodeMixArgs&, std::uint8_t*) noexcept;
+template void decode_values<3>(const CodeMixArgs&, std::uint8_t*) noexcept;
+template void decode_values<4>(const CodeMixArgs&, std::uint8_t*) noexcept;
+template void decode_values<5>(const CodeMixArgs&, std::uint8_t*) noexcept;
+template void decode_values<6>(const CodeMixArgs&, std::uint8_t*) noexcept;
+template void decode_values<7>(const CodeMixArgs&, std::uint8_t*) noexcept;
+template void decode_values<8>(const CodeMixArgs&, std::uint8_t*) noexcept;

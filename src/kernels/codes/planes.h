@@ -4,6 +4,9 @@ template <int bits>
 void score_codes(const CodeScoreArgs& args) noexcept;
 template <int bits>
 void mix_codes(const CodeMixArgs& args) noexcept;
+/// The bytes of a page of values as mix_codes reads them, for four tokens of each dim together.
+template <int bits>
+void decode_values(const CodeMixArgs& args, std::uint8_t* bytes) noexcept;
 
 constexpr std::size_t kCodeLanes = F32::kLanes;
 constexpr std::size_t kTokenVectors = kPageTokens / kCodeLanes;

@@ -9,6 +9,8 @@ namespace kvant::kernels::scalar {
 extern const CodeKernels kCodes;
 namespace {
 
+constexpr int kCoarseWeight = 255;
+
 /// The bytes of a page, [tokens][padded dims].
 struct PageBytes {
   std::array<std::uint8_t, kPageTokens * kMaxCodedDims> bytes;
@@ -73,7 +75,7 @@ float quantize_weights(const float* weights, const float* scales, std::size_t to
     std::fill_n(whole, tokens, 0);
     return 0;
   }
-  const auto most = static_cast<float>(max_weight(coarse));
+  const auto most = static_cast<float>(coarse ? kCoarseWeight : kFineWeight);
   const float factor = most / peak;
   for (std::size_t t = 0; t < tokens; ++t) whole[t] = nearest_whole(products[t] * factor + (coarse ? kDither[t] : 0));
   return peak / most;
@@ -102,6 +104,8 @@ void mix(const CodeMixArgs& a) noexcept {
 }  // namespace
 
 constinit const CodeKernels kCodes{
+    127,
+    kCoarseWeight,
     {score, score, score, score, score, score, score, score},
     {mix, mix, mix, mix, mix, mix, mix, mix},
 };

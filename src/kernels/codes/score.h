@@ -73,14 +73,17 @@ template <std::size_t rows, std::size_t width>
 using Sums = Words[rows][width];
 
 template <int quad, std::size_t rows, std::size_t width, class Keys>
-[[gnu::always_inline]] inline void add_quad(Sums<rows, width>& sums, const Keys& keys, const QueryRows<rows>& values,
-                                            std::size_t block, std::size_t token) {
-  Bytes bytes[width];
+[[gnu::always_inline]] inline void add_quad(Sums<rows, width>& sums, const Keys& keys,
+                                            const QueryRows<rows, Keys::kBits>& values, std::size_t block,
+                                            std::size_t token) {
+  constexpr int kBits = Keys::kBits;
+  Bytes<kBits> bytes[width];
   KVANT_UNROLL
-  for (std::size_t t = 0; t < width; ++t) bytes[t] = to_bytes(keys.template get<quad>(block, token + t * kCodeLanes));
+  for (std::size_t t = 0; t < width; ++t)
+    bytes[t] = to_bytes<kBits>(keys.template get<quad>(block, token + t * kCodeLanes));
   KVANT_UNROLL
   for (std::size_t r = 0; r < rows; ++r) {
-    const Whole* four = values.four(r, 32 * block + 4 * quad);
+    const Whole<kBits>* four = values.four(r, 32 * block + 4 * quad);
     KVANT_UNROLL
     for (std::size_t t = 0; t < width; ++t) sums[r][t] = dot(sums[r][t], bytes[t], four);
   }
@@ -108,9 +111,9 @@ template <int bits, std::size_t rows, std::size_t width>
 template <std::size_t rows, class Keys, int... quads>
 [[gnu::always_inline]] inline void score_rows(const Keys keys, const ScoreTile tile, Upcoming next,
                                               std::integer_sequence<int, quads...>) {
-  constexpr std::size_t kWidth = token_vectors(rows), kStep = kWidth * kCodeLanes;
+  constexpr std::size_t kWidth = token_vectors<Keys::kBits>(rows), kStep = kWidth * kCodeLanes;
   const CodeScoreArgs& a = tile.args;
-  const QueryRows<rows> values{a.q.values + tile.first_row * tile.dims, tile.dims};
+  const QueryRows<rows, Keys::kBits> values{a.q.values + tile.first_row * tile.dims, tile.dims};
   Prefetcher prefetcher(next, kPageTokens / kStep * (tile.dims / codec::kPageDimBlock));
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     for (std::size_t token = 0; token < a.tokens; token += kStep) {
@@ -139,14 +142,14 @@ void score_tile(const Keys& keys, const CodeScoreArgs& a, std::size_t first_row,
 template <class Keys, std::size_t... i>
 void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next,
                    std::index_sequence<i...>) {
-  static constexpr std::array<void (*)(const Keys&, const CodeScoreArgs&, std::size_t, Upcoming) noexcept, kCodeRows>
+  static constexpr std::array<void (*)(const Keys&, const CodeScoreArgs&, std::size_t, Upcoming) noexcept, sizeof...(i)>
       kTiles{score_tile<i + 1, Keys>...};
   kTiles[rows - 1](keys, a, first_row, next);
 }
 
 template <class Keys>
 void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next) {
-  score_tile_of(rows, keys, a, first_row, next, std::make_index_sequence<kCodeRows>{});
+  score_tile_of(rows, keys, a, first_row, next, std::make_index_sequence<kCodeRows<Keys::kBits>>{});
 }
 
 }  // namespace
@@ -154,11 +157,13 @@ void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, s
 template <int bits>
 void score_codes(const CodeScoreArgs& a) noexcept {
   const std::size_t rows = a.rows * static_cast<std::size_t>(a.q.planes);
-  if (rows <= kCodeRows) return score_tile_of(rows, KeyPlanes<bits>(a), a, 0, a.next);
+  if (rows <= kCodeRows<bits>) return score_tile_of(rows, KeyPlanes<bits>(a), a, 0, a.next);
   alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
   decode<bits>(a, bytes, std::make_integer_sequence<int, 8>{});
-  const KeyBytes<bits <= 6 ? 6 : 8> keys{bytes};
-  const std::size_t planes = rows / a.rows, step = kCodeRows / planes * planes;  // the planes of a row stay together
+  constexpr int kKind = bits <= kCoarseBits ? kCoarseBits : bits <= 6 ? 6 : 8;
+  const KeyBytes<kKind> keys{bytes};
+  const std::size_t planes = rows / a.rows,
+                    step = kCodeRows<kKind> / planes * planes;  // the planes of a row stay together
   for (std::size_t first = 0; first < rows; first += step) {
     score_tile_of(std::min(step, rows - first), keys, a, first, first == 0 ? a.next : Upcoming{});
   }
