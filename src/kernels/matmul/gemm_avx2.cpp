@@ -123,13 +123,18 @@ struct Bytes {
     KVANT_UNROLL
     for (std::size_t s = 0; s < 4; ++s) {
       const std::size_t i = at / 2 + 2 * s;
+      __m256i w[kVectors][2];
       KVANT_UNROLL
       for (std::size_t v = 0; v < kVectors; ++v) {
-        const __m256i even = load_codes(codes[s] + 32 * v), odd = load_codes(codes[s] + 32 * v + 16);
+        w[v][0] = load_codes(codes[s] + 32 * v);
+        w[v][1] = load_codes(codes[s] + 32 * v + 16);
+      }
+      KVANT_UNROLL
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const __m256i even = lane_to_all(x.even[r] + i), odd = lane_to_all(x.odd[r] + i);
         KVANT_UNROLL
-        for (std::size_t r = 0; r < kRows; ++r) {
-          const __m256i two = _mm256_add_epi32(_mm256_madd_epi16(even, lane_to_all(x.even[r] + i)),
-                                               _mm256_madd_epi16(odd, lane_to_all(x.odd[r] + i)));
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          const __m256i two = _mm256_add_epi32(_mm256_madd_epi16(w[v][0], even), _mm256_madd_epi16(w[v][1], odd));
           sums[r][v] = _mm256_add_epi32(sums[r][v], two);
           settle(sums[r][v]);
         }

@@ -86,7 +86,7 @@ struct Super8 {
   static constexpr std::size_t kBytes = sizeof(typename Format::Block);
   Format w;
   Codes codes[2];
-  static Super8 load(const std::byte* p) noexcept {
+  [[gnu::always_inline]] static Super8 load(const std::byte* p) noexcept {  // g++ would return it through memory
     const Format w = Format::load(p);
     return {w, {w.codes(0), w.codes(1)}};
   }
@@ -113,7 +113,7 @@ struct Super16 {
   static constexpr std::size_t kBytes = sizeof(typename Format::Block);
   Format w;
   Codes codes[2];
-  static Super16 load(const std::byte* p) noexcept {
+  [[gnu::always_inline]] static Super16 load(const std::byte* p) noexcept {  // g++ would return it through memory
     const Format w = Format::load(p);
     return {w, {w.codes(0), w.codes(1)}};
   }
