@@ -28,6 +28,7 @@ void Recorder::add(std::size_t context, const eval::CompareResult& result, doubl
   complete(findings.cells, measured, seconds, version_);
   check_files(measured);
   std::vector<std::string> keys;
+  keys.reserve(group.cells.size());
   for (const Cell& cell : group.cells) keys.push_back(cell.key);
   database_.add(findings, keys);
 }

@@ -119,10 +119,12 @@ struct RowWeights {
 
 /// The scales of a group, 0 for what are no tokens.
 [[gnu::always_inline]] inline void read_scales(F32 (&scales)[kTokenVectors], const CodeMixArgs& a, const Group& group) {
-  float all[kPageTokens];
   for (std::size_t i = 0; i < kTokenVectors; ++i) {
-    store(all + i * kCodeLanes, load_scales(a.pages, a.page, group.index, i * kCodeLanes));
+    scales[i] = load_scales(a.pages, a.page, group.index, i * kCodeLanes);
   }
+  if (a.tokens == kPageTokens) return;
+  float all[kPageTokens];
+  for (std::size_t i = 0; i < kTokenVectors; ++i) store(all + i * kCodeLanes, scales[i]);
   std::fill(all + a.tokens, all + kPageTokens, 0.0F);
   for (std::size_t i = 0; i < kTokenVectors; ++i) scales[i] = load(all + i * kCodeLanes);
 }
