@@ -5,7 +5,7 @@ namespace {
 constexpr std::size_t kLanes = F32::kLanes;
 constexpr std::size_t kVectors = kAnchorHalf / kLanes;  // of half a page
 /// Rows that share the loads of the terms.
-constexpr std::size_t kRowTile = F32::kRegisters >= 32 ? 2 : 1;
+constexpr std::size_t kRowTile = F32::kRegisters >= 32 ? 3 : 2;
 
 /// u and u^2 of the tokens from the middle of the page on.
 struct Positions {
