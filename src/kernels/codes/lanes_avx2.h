@@ -31,14 +31,10 @@ using Whole = std::conditional_t<kNarrow<bits>, std::int8_t, std::int16_t>;
 
 constexpr int kCoarseQuery = 64, kCoarseWeight = 127;
 constexpr std::int32_t kByteBias = 0;
+constexpr std::size_t kCodeRows = 6;
+constexpr std::size_t token_vectors(std::size_t rows) { return rows > 3 ? 1 : 2; }
 template <int bits>
-constexpr std::size_t kCodeRows = kNarrow<bits> ? 6 : 3;
-template <int bits>
-constexpr std::size_t token_vectors(std::size_t rows) {
-  return rows > 3 ? 1 : 2;
-}
-template <int bits>
-constexpr std::size_t kDimVectors = kNarrow<bits> ? 1 : 2;
+constexpr std::size_t kDimVectors = 1;
 
 inline Words load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store_words(void* p, Words a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }

@@ -22,12 +22,8 @@ constexpr int kCoarseQuery = 127, kCoarseWeight = 255;
 /// What is missing from a byte in dot.
 constexpr std::int32_t kByteBias = 0;
 /// A register tile: rows at most, vectors of tokens for `rows` of them (score), vectors of dims (mix).
-template <int bits>
 constexpr std::size_t kCodeRows = 6;
-template <int bits>
-constexpr std::size_t token_vectors(std::size_t) {
-  return 4;
-}
+constexpr std::size_t token_vectors(std::size_t) { return 4; }
 template <int bits>
 constexpr std::size_t kDimVectors = bits <= kCoarseBits ? 4 : 2;
 

@@ -20,12 +20,8 @@ using Whole = std::int8_t;
 constexpr int kCoarseQuery = 127, kCoarseWeight = 255;
 
 constexpr std::int32_t kByteBias = 128;
-template <int bits>
 constexpr std::size_t kCodeRows = 6;
-template <int bits>
-constexpr std::size_t token_vectors(std::size_t rows) {
-  return rows > 3 ? 2 : 4;
-}
+constexpr std::size_t token_vectors(std::size_t rows) { return rows > 3 ? 2 : 4; }
 template <int bits>
 constexpr std::size_t kDimVectors = 1;
 

@@ -136,8 +136,7 @@ void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_r
   F32 scales[kTokenVectors];
   read_scales(scales, a, group);
   const float* weights = a.weights + first_row * kPageTokens;
-  constexpr std::size_t kMostRows = std::max(kCodeRows<kCoarseBits>, kCodeRows<8>);
-  float padded[kMostRows * kPageTokens];
+  float padded[kCodeRows * kPageTokens];
   if (a.tokens < kPageTokens) {
     for (std::size_t r = 0; r < rows.size(); ++r) {
       float* row = padded + r * kPageTokens;
@@ -146,7 +145,7 @@ void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_r
     weights = padded;
   }
   // All peaks first, so that rows need not wait for each other and divide together.
-  constexpr std::size_t kPadded = (kMostRows + kCodeLanes - 1) / kCodeLanes * kCodeLanes;
+  constexpr std::size_t kPadded = (kCodeRows + kCodeLanes - 1) / kCodeLanes * kCodeLanes;
   float peaks[kPadded] = {}, units[kPadded], factors[kPadded];
   for (std::size_t r = 0; r < rows.size(); ++r) peaks[r] = Products(weights + r * kPageTokens, scales).peak();
   const F32 most = broadcast(coarse ? kCoarseWeight : kFineWeight);
@@ -300,10 +299,9 @@ void mix_tile_of(std::size_t rows, const Values& values, const CodeMixArgs& a, s
 /// All rows, at most kCodeRows at once.
 template <class Values>
 void mix_tiles(const Values& values, const CodeMixArgs& a) {
-  constexpr std::size_t kRows = kCodeRows<Values::kBits>;
-  for (std::size_t first = 0; first < a.rows; first += kRows) {
-    mix_tile_of(std::min(kRows, a.rows - first), values, a, first, first == 0 ? a.next : Upcoming{},
-                std::make_index_sequence<kRows>{});
+  for (std::size_t first = 0; first < a.rows; first += kCodeRows) {
+    mix_tile_of(std::min(kCodeRows, a.rows - first), values, a, first, first == 0 ? a.next : Upcoming{},
+                std::make_index_sequence<kCodeRows>{});
   }
 }
 
@@ -318,7 +316,7 @@ template <int bits>
 void mix_codes(const CodeMixArgs& a) noexcept {
   const std::size_t dims = a.pages.layout.padded_dims();
   const bool whole_vectors = dims / ValuePlanes<bits>::kParts % kCodeLanes == 0;
-  if (a.rows <= kCodeRows<bits> && whole_vectors) return mix_tiles(ValuePlanes<bits>(a), a);
+  if (a.rows <= kCodeRows && whole_vectors) return mix_tiles(ValuePlanes<bits>(a), a);
   alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
   whole_vectors ? decode_values<bits>(a, bytes) : smaller::decode_values<bits>(a, bytes);
   constexpr int kKind = bits <= kCoarseBits ? kCoarseBits : bits <= 6 ? 6 : 8;

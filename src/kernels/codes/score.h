@@ -111,7 +111,7 @@ template <int bits, std::size_t rows, std::size_t width>
 template <std::size_t rows, class Keys, int... quads>
 [[gnu::always_inline]] inline void score_rows(const Keys keys, const ScoreTile tile, Upcoming next,
                                               std::integer_sequence<int, quads...>) {
-  constexpr std::size_t kWidth = token_vectors<Keys::kBits>(rows), kStep = kWidth * kCodeLanes;
+  constexpr std::size_t kWidth = token_vectors(rows), kStep = kWidth * kCodeLanes;
   const CodeScoreArgs& a = tile.args;
   const QueryRows<rows, Keys::kBits> values{a.q.values + tile.first_row * tile.dims, tile.dims};
   Prefetcher prefetcher(next, kPageTokens / kStep * (tile.dims / codec::kPageDimBlock));
@@ -149,7 +149,7 @@ void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, s
 
 template <class Keys>
 void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next) {
-  score_tile_of(rows, keys, a, first_row, next, std::make_index_sequence<kCodeRows<Keys::kBits>>{});
+  score_tile_of(rows, keys, a, first_row, next, std::make_index_sequence<kCodeRows>{});
 }
 
 }  // namespace
@@ -157,13 +157,13 @@ void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, s
 template <int bits>
 void score_codes(const CodeScoreArgs& a) noexcept {
   const std::size_t rows = a.rows * static_cast<std::size_t>(a.q.planes);
-  if (rows <= kCodeRows<bits>) return score_tile_of(rows, KeyPlanes<bits>(a), a, 0, a.next);
+  if (rows <= kCodeRows) return score_tile_of(rows, KeyPlanes<bits>(a), a, 0, a.next);
   alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
   decode<bits>(a, bytes, std::make_integer_sequence<int, 8>{});
   constexpr int kKind = bits <= kCoarseBits ? kCoarseBits : bits <= 6 ? 6 : 8;
   const KeyBytes<kKind> keys{bytes};
   const std::size_t planes = rows / a.rows,
-                    step = kCodeRows<kKind> / planes * planes;  // the planes of a row stay together
+                    step = kCodeRows / planes * planes;  // the planes of a row stay together
   for (std::size_t first = 0; first < rows; first += step) {
     score_tile_of(std::min(step, rows - first), keys, a, first, first == 0 ? a.next : Upcoming{});
   }
