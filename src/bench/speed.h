@@ -24,7 +24,7 @@ struct SpeedOptions {
   ProgressSink progress;               ///< in measurements: of a repetition, a cache and a depth
 };
 
-/// Medians over the repetitions. Rates are 0 where nothing was timed.
+/// Medians over the repetitions, of decoding over all their tokens. Rates are 0 where nothing was timed.
 struct SpeedResult {
   double prefill_tps = 0;
   double prefill_gflops = 0;  ///< 2 * values of the weight matrices * tokens / time, without attention
