@@ -80,6 +80,9 @@ struct CodeMixArgs {
   std::size_t stride = 0;  ///< from a row of out to the next; 0: padded dims
 };
 
+/// Codes of up to so many bits are mixed by coarse weights (CodeMixArgs).
+inline constexpr int kCoarseBits = 4;
+
 /// All kernels of one tier.
 struct CodeKernels {
   /// Magnitude of a query's whole numbers at most, over codes of up to 4 bits: 127, or 64 where products of bytes are
@@ -91,7 +94,7 @@ struct CodeKernels {
   std::array<void (*)(const CodeScoreArgs&) noexcept, 8> score;
   std::array<void (*)(const CodeMixArgs&) noexcept, 8> mix;
 
-  int largest_query(int bits) const noexcept { return bits <= 4 ? coarse_query : 127; }
+  int largest_query(int bits) const noexcept { return bits <= kCoarseBits ? coarse_query : 127; }
 };
 
 /// The kernels of all tiers, the most capable first.

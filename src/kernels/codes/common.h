@@ -14,8 +14,6 @@ namespace kvant::kernels {
 inline constexpr std::size_t kMaxCodedDims = 512;
 /// Peaks below this count as zero: their reciprocals could overflow, and nothing of any weight is that small.
 inline constexpr float kNegligible = 0x1p-100F;
-/// Codes of up to so many bits are mixed by coarse weights (CodeMixArgs).
-inline constexpr int kCoarseBits = 4;
 /// The largest whole number that stands for weight * scale where weights are not coarse.
 inline constexpr std::int32_t kFineWeight = 127 * 128 + 127;
 
