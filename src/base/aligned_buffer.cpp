@@ -6,7 +6,7 @@ namespace kvant {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr std::size_t kHugeFrom = 16 * kHugePage;
+constexpr std::size_t kHugeFrom = 2 * kHugePage;
 
 }  // namespace
 

@@ -10,7 +10,7 @@
 
 namespace kvant {
 
-/// Memory on a 64-byte boundary for std::free, null where there is none. From 32 MiB on it asks the system for pages of
+/// Memory on a 64-byte boundary for std::free, null where there is none. From 4 MiB on it asks the system for pages of
 /// 2 MiB, where it has them: reading a large cache misses the TLB at every 4-KiB page.
 void* allocate_aligned(std::size_t bytes) noexcept;
 

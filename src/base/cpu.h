@@ -8,15 +8,18 @@ namespace kvant {
 /// Instruction-set tiers, least capable first within an architecture.
 /// avx2   AVX2 + FMA + F16C
 /// avx512 F, BW, DQ, VL, VBMI, VNNI (Ice Lake, Zen 4 and later; AVX-VNNI is never assumed)
+/// amx    avx512 with BF16, and the matrix registers with bf16 products (Sapphire Rapids and later)
 /// neon   ASIMD + dotprod + fp16
-enum class Isa { scalar, avx2, avx512, neon };
+enum class Isa { scalar, avx2, avx512, amx, neon };
 
 std::string_view name(Isa isa) noexcept;
 
-/// The tiers that this processor runs, least capable first; always starts with scalar.
+/// The tiers that this processor runs, least capable first; always starts with scalar. amx is among them when the
+/// system lets this process use the matrix registers, which is asked for by the first call.
 std::vector<Isa> supported_isas();
 
-/// The most capable supported tier, capped by the environment variable KVANT_ISA (scalar, avx2, avx512 or neon).
+/// The most capable supported tier, capped by the environment variable KVANT_ISA (scalar, avx2, avx512, amx or
+/// neon).
 /// Throws invalid_argument when the variable names an unknown tier or one that this processor lacks.
 Isa active_isa();
 

@@ -165,6 +165,41 @@ static std::uint64_t bf16(std::size_t rounds) noexcept {
 
 }  // namespace kvant::bench::avx512
 KVANT_TARGET_END
+
+KVANT_TARGET_AMX_BEGIN
+namespace kvant::bench::amx {
+
+static constexpr std::size_t kRegisters = 4;  // of sums
+
+/// 16 by 16 sums of 32 products in each register.
+static std::uint64_t bf16(std::size_t rounds) noexcept {
+  struct alignas(64) {
+    std::uint8_t palette = 1, rest[15] = {};
+    std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64};
+    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16};
+  } shapes;
+  alignas(64) float zeros[16][16] = {};
+  asm volatile("" : : "r"(&shapes) : "memory");
+  _tile_loadconfig(&shapes);
+  _tile_loadd(4, zeros, 64);
+  _tile_loadd(5, zeros, 64);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (std::size_t r = 0; r < rounds; ++r) {
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_stored(0, zeros, 64);
+  _tile_release();
+  return fold(zeros, sizeof zeros[0]);
+}
+
+}  // namespace kvant::bench::amx
+KVANT_TARGET_END
 #endif
 
 #ifdef KVANT_ARM64
@@ -220,9 +255,10 @@ PeakLoops peak_loops(Isa isa) {
 #ifdef KVANT_X86
   if (isa == Isa::avx2) {
     loops = {avx2::read, {avx2::f32, 2.0 * 8 * kChains}, {}, {avx2::int8, 2.0 * 32 * kChains}};
-  } else if (isa == Isa::avx512) {
+  } else if (isa == Isa::avx512 || isa == Isa::amx) {
     loops = {avx512::read, {avx512::f32, 2.0 * 16 * kChains}, {}, {avx512::int8, 2.0 * 64 * kChains}};
     if (has_avx512_bf16()) loops.bf16 = {avx512::bf16, 2.0 * 32 * kChains};
+    if (isa == Isa::amx) loops.bf16 = {amx::bf16, 2.0 * 16 * 16 * 32 * amx::kRegisters};
   }
 #endif
 #ifdef KVANT_ARM64

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <limits>
 #include <span>
 
 #include "base/half.h"
@@ -78,36 +79,61 @@ using DecodeValues = void (*)(const std::byte* data, std::size_t values, float* 
 /// All row decoders; gguf::dequantize does what is missing.
 std::span<const WeightKernel<DecodeValues>> decode_kernels() noexcept;
 
-/// Operands of a tile product.
-struct TileArgs {
-  const void* x;  ///< [rows, depth] of the tile's element type
-  std::size_t x_stride, rows;
-  const void* panel;  ///< [depth, columns], packed
-  std::size_t depth;
-  float* y;  ///< y[r * y_stride + c]
-  std::size_t y_stride;
-  std::size_t columns;  ///< of y that are written, <= Tile::columns
-  bool accumulate;      ///< add to y instead of overwriting it
+/// Pieces of weight rows that will be unpacked next: far apart, which processors do not foresee. A tile may bring them
+/// towards the processor while it multiplies.
+struct UpcomingRows {
+  const std::byte* data = nullptr;
+  std::size_t stride = 0, rows = 0, bytes = 0;
+
+  /// Piece i.
+  void prefetch(std::size_t i) const noexcept {
+    constexpr std::size_t kLine = 64;
+    for (std::size_t at = 0; at < bytes; at += kLine) __builtin_prefetch(data + i * stride + at, 0, 2);
+  }
 };
 
-/// y[r][c] (+)= sum_k x[r][k] * panel[k][c]: register tiles over a panel of decoded weight rows that stays in the L2
+/// Operands of a tile product.
+struct TileArgs {
+  const void* x;          ///< `depth` values of each row of x, of the tile's element type
+  std::size_t x_stride;   ///< values from row to row of f32
+  std::size_t rows;
+  const void* panel;  ///< [depth, columns], packed
+  std::size_t depth;
+  float* sums;      ///< [rows, columns]
+  bool accumulate;  ///< add to the sums instead of overwriting them
+  UpcomingRows next = {};
+};
+
+/// sums[r][c] (+)= sum_k x[r][k] * panel[k][c]: register tiles over a panel of decoded weight rows that stays in the L2
 /// cache. Each sum runs through k in order whatever the number of rows.
+/// f32 rows of x are read where they are. bf16 ones are laid out anew: [cols / depth][rows / group][depth / step][group]
+/// [step], rows padded to whole groups with anything, values with zeros.
 struct Tile {
   static constexpr std::size_t kUnit = 16;  ///< weight rows packed at a time
 
   std::size_t columns;  ///< weight rows of a panel, a multiple of kUnit
   std::size_t depth;    ///< values of a row in a panel at most, a multiple of 256
-  bool bf16;            ///< element type of x and panel: bf16 (depth even, padded with zeros) or f32
+  bool bf16;            ///< element type of x and panel: bf16 or f32
 
   /// Packs kUnit rows, `stride` apart, as columns [first, first + kUnit) of a panel: `depth` values of each.
   void (*pack)(const float* rows, std::size_t stride, std::size_t depth, std::size_t first, void* panel) noexcept;
   void (*multiply)(const TileArgs&) noexcept;
-  /// Rounds activations to bf16, nearest even (null for f32): out[0, cols), and zeros up to a multiple of 16.
-  void (*convert)(const float* x, std::size_t cols, Bf16* out) noexcept;
+  /// Rounds a row of activations to bf16, nearest even (null for f32): piece i of up to `depth` values to
+  /// out + i * stride.
+  void (*convert)(const float* x, std::size_t cols, std::size_t stride, Bf16* out) noexcept;
+  std::size_t step = 1;     ///< values of k taken at once, at most 32
+  std::size_t group = 1;    ///< rows of x laid out together
+  std::size_t panels = 1;   ///< that share a piece of x in the L2 cache at most
+  /// Rows of x from which it is faster than the prefill kernels on int8 activations; the default stands for none.
+  std::size_t beats_int8_from = std::numeric_limits<std::size_t>::max();
 
   std::size_t element_bytes() const noexcept { return bf16 ? sizeof(Bf16) : sizeof(float); }
   /// Where values from depth k on lie in a panel, in floats: [depth, columns] with bf16 pairs as one dword.
   std::size_t dwords(std::size_t k) const noexcept { return (bf16 ? k / 2 : k) * columns; }
+  /// Values of bf16 x: `rows` rows of one piece of `depth` values.
+  std::size_t piece(std::size_t rows) const noexcept { return (rows + group - 1) / group * group * depth; }
+  /// Where row r begins in a piece.
+  std::size_t row(std::size_t r) const noexcept { return r / group * group * depth + r % group * step; }
 };
 
 /// All tiles: bf16 ones before the f32 one of their tier, which the scalar one ends.

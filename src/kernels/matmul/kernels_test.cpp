@@ -170,50 +170,71 @@ INSTANTIATE_TEST_SUITE_P(All, DecodeKernels, testing::ValuesIn(decode_kernels().
 
 class Tiles : public testing::TestWithParam<Implementation<const Tile*>> {};
 
+/// Rows of x as a tile reads them: what no row or value takes is not a number, where the tile may not count on zeros.
+AlignedBuffer<std::byte> operand_of(const Tile& tile, const std::vector<float>& x, std::size_t n, std::size_t depth) {
+  AlignedBuffer<std::byte> operand(tile.bf16 ? tile.piece(n) * sizeof(Bf16) : x.size() * sizeof(float));
+  std::fill(operand.begin(), operand.end(), std::byte{0xff});
+  if (!tile.bf16) std::memcpy(operand.data(), x.data(), x.size() * sizeof(float));
+  for (std::size_t r = 0; r < n && tile.bf16; ++r) {
+    tile.convert(x.data() + r * depth, depth, tile.piece(n), reinterpret_cast<Bf16*>(operand.data()) + tile.row(r));
+  }
+  return operand;
+}
+
 TEST_P(Tiles, MatchTheProductInDouble) {
   const Tile& tile = *GetParam().function;
   if (!runs(GetParam().isa) || (tile.bf16 && !has_avx512_bf16())) GTEST_SKIP() << "needs " << GetParam().name;
   for (std::size_t depth : {1u, 2u, 31u, 64u, 256u}) {
-    for (std::size_t columns : {std::size_t{1}, std::size_t{16}, tile.columns}) {
-      const std::vector<float> w = random_values(tile.columns * depth, depth);
-      AlignedBuffer<std::byte> panel(tile.columns * round_up(depth, 2) * tile.element_bytes());
-      for (std::size_t unit = 0; unit < tile.columns; unit += Tile::kUnit) {
-        tile.pack(w.data() + unit * depth, depth, depth, unit, panel.data());
-      }
-      for (std::size_t n : {1u, 2u, 5u, 8u, 17u}) {
-        const std::size_t stride = tile.bf16 ? round_up(depth, 16) : depth;
-        const std::vector<float> x = random_values(n * depth, n + depth);
-        AlignedBuffer<std::byte> operand(n * stride * tile.element_bytes());
+    const std::vector<float> w = random_values(tile.columns * depth, depth);
+    AlignedBuffer<std::byte> panel(tile.columns * tile.depth * tile.element_bytes());
+    std::fill(panel.begin(), panel.end(), std::byte{0xff});
+    for (std::size_t unit = 0; unit < tile.columns; unit += Tile::kUnit) {
+      tile.pack(w.data() + unit * depth, depth, depth, unit, panel.data());
+    }
+    for (std::size_t n : {1u, 2u, 5u, 8u, 17u, 50u}) {
+      const std::vector<float> x = random_values(n * depth, n + depth);
+      const AlignedBuffer<std::byte> operand = operand_of(tile, x, n, depth);
+      const auto seen = [&](float v) { return static_cast<double>(tile.bf16 ? to_float(to_bf16(v)) : v); };
+      std::vector<float> sums(n * tile.columns + 1, 3.0f);
+      for (bool accumulate : {false, true}) {
+        tile.multiply(
+            {operand.data(), tile.bf16 ? tile.depth : depth, n, panel.data(), depth, sums.data(), accumulate});
+        const double times = accumulate ? 2 : 1;
         for (std::size_t r = 0; r < n; ++r) {
-          std::byte* to = operand.data() + r * stride * tile.element_bytes();
-          if (tile.bf16) {
-            tile.convert(x.data() + r * depth, depth, reinterpret_cast<Bf16*>(to));
-          } else {
-            std::memcpy(to, x.data() + r * depth, depth * sizeof(float));
-          }
-        }
-        const auto seen = [&](float v) { return static_cast<double>(tile.bf16 ? to_float(to_bf16(v)) : v); };
-        std::vector<float> y(n * (columns + 1), 3.0f);
-        for (bool accumulate : {false, true}) {
-          tile.multiply({operand.data(), stride, n, panel.data(), depth, y.data(), columns + 1, columns, accumulate});
-          const double times = accumulate ? 2 : 1;
-          for (std::size_t r = 0; r < n; ++r) {
-            for (std::size_t c = 0; c < columns; ++c) {
-              double expected = 0, sum = 0;
-              for (std::size_t k = 0; k < depth; ++k) {
-                const double term = seen(x[r * depth + k]) * seen(w[c * depth + k]);
-                expected += term;
-                sum += std::abs(term);
-              }
-              // A chain of `depth` roundings of partial sums; bf16 products round each addition of a pair too.
-              ASSERT_NEAR(y[r * (columns + 1) + c], times * expected,
-                          times * static_cast<double>(depth + 2) * kEpsilon * sum)
-                  << depth << " deep, " << columns << " columns, row " << r << " of " << n << ", column " << c;
+          for (std::size_t c = 0; c < tile.columns; ++c) {
+            double expected = 0, sum = 0;
+            for (std::size_t k = 0; k < depth; ++k) {
+              const double term = seen(x[r * depth + k]) * seen(w[c * depth + k]);
+              expected += term;
+              sum += std::abs(term);
             }
-            ASSERT_EQ(y[r * (columns + 1) + columns], 3.0f);
+            // A chain of `depth` roundings of partial sums; bf16 products round each addition of a pair too.
+            ASSERT_NEAR(sums[r * tile.columns + c], times * expected,
+                        times * static_cast<double>(depth + 2) * kEpsilon * sum)
+                << depth << " deep, row " << r << " of " << n << ", column " << c;
           }
         }
+        ASSERT_EQ(sums.back(), 3.0f);
       }
+    }
+  }
+}
+
+TEST_P(Tiles, LayOutSeveralPieces) {
+  const Tile& tile = *GetParam().function;
+  if (!runs(GetParam().isa) || !tile.bf16 || !has_avx512_bf16()) GTEST_SKIP() << "needs " << GetParam().name;
+  const std::size_t n = 17, cols = 2 * tile.depth + 5;
+  const std::vector<float> x = random_values(n * cols, 1);
+  AlignedBuffer<Bf16> laid_out(3 * tile.piece(n));
+  for (std::size_t r = 0; r < n; ++r) {
+    tile.convert(x.data() + r * cols, cols, tile.piece(n), laid_out.data() + tile.row(r));
+  }
+  for (std::size_t r = 0; r < n; ++r) {
+    for (std::size_t i = 0; i < round_up(cols, tile.step); ++i) {
+      const std::size_t k = i % tile.depth;
+      const Bf16 got = laid_out[i / tile.depth * tile.piece(n) + tile.row(r) + k / tile.step * tile.group * tile.step +
+                                k % tile.step];
+      ASSERT_EQ(to_float(got), i < cols ? to_float(to_bf16(x[r * cols + i])) : 0.0f) << "value " << i << " of row " << r;
     }
   }
 }

@@ -14,6 +14,7 @@ constexpr std::size_t kTaskBytes =
 constexpr std::size_t kStreamBytes = 16 * 1024;  // the same of each stream: some pages
 constexpr std::size_t kDecodeValues = 256;       // values of a row decoded at a time: 16 rows of them fit the L1 cache
 constexpr std::size_t kPrepareRows = 4;          // activation rows converted by one task
+constexpr std::size_t kTilesPerThread = 3;       // tasks of tiles at least, so that threads end together
 
 bool is_float(gguf::TensorType type) { return gguf::info(type).block_values == 1; }
 
@@ -25,9 +26,10 @@ void decode_values(gguf::TensorType type, DecodeValues kernel, const std::byte* 
   }
 }
 
-/// Decoded rows and a packed panel.
-std::size_t tile_panel_bytes(const Tile& tile) {
-  return Tile::kUnit * kDecodeValues * sizeof(float) + tile.columns * tile.depth * tile.element_bytes();
+/// Decoded rows, a packed panel, and sums of n rows of x and some panels.
+std::size_t tile_scratch_bytes(const Tile& tile, std::size_t n, std::size_t panels) {
+  return Tile::kUnit * kDecodeValues * sizeof(float) + tile.columns * tile.depth * tile.element_bytes() +
+         n * panels * tile.columns * sizeof(float);
 }
 
 }  // namespace
@@ -35,10 +37,16 @@ std::size_t tile_panel_bytes(const Tile& tile) {
 /// Parts of the buffer in use during a call.
 struct Matmul::Workspace {
   ActivationBlock* blocks = nullptr;  // x as int8
-  Bf16* converted = nullptr;          // x as bf16, rows `stride` apart
-  std::size_t stride = 0;
+  Bf16* converted = nullptr;          // x as bf16, laid out for the tile
   std::byte* panels = nullptr;  // for each thread decoded rows and a panel
   std::size_t panel_bytes = 0;
+};
+
+/// Of one thread.
+struct Matmul::TileScratch {
+  float* rows;   // [Tile::kUnit, kDecodeValues], decoded
+  float* panel;  // packed
+  float* sums;   // [panels of the task][rows of x, Tile::columns]
 };
 
 Matmul::Matmul(Isa isa, Precision precision)
@@ -60,7 +68,7 @@ void Matmul::operator()(ThreadPool& pool, MatView<const float> x, std::span<cons
   for (const Product& p : products) {
     KVANT_ASSERT(p.weights.cols == x.cols && p.y.rows == x.rows && p.y.cols == p.weights.rows);
   }
-  plan(x.rows, products);
+  plan(x.rows, products, static_cast<std::size_t>(pool.threads()));
   const Workspace workspace = prepare(pool, x);
   pool.run(tasks_.size(), [&](std::size_t i, int thread) {
     switch (tasks_[i].way) {
@@ -74,19 +82,22 @@ void Matmul::operator()(ThreadPool& pool, MatView<const float> x, std::span<cons
   });
 }
 
-/// Cuts the products into tasks that do not depend on the number of threads.
-void Matmul::plan(std::size_t rows, std::span<const Product> products) {
+/// Cuts the products into tasks. The results do not depend on where.
+void Matmul::plan(std::size_t rows, std::span<const Product> products, std::size_t threads) {
   tasks_.clear();
+  std::size_t panels = 0;
+  for (const Product& p : products) panels += (p.weights.rows + tile_->columns - 1) / tile_->columns;
+  panels_ = std::clamp<std::size_t>(panels / (kTilesPerThread * threads), 1, tile_->panels);
   for (const Product& p : products) {
     const Kernels& k = kernels(p.weights.type);
     const std::size_t row_bytes = std::max<std::size_t>(1, gguf::row_bytes(p.weights.type, p.weights.cols));
     Task::Way way = Task::Way::tiles;
-    std::size_t step = tile_->columns;
+    std::size_t step = panels_ * tile_->columns;
     if (rows <= kDecodeRows && k.gemv != nullptr) {
       way = Task::Way::gemv;
       const std::size_t bytes = streams_ == 1 ? kTaskBytes : streams_ * kStreamBytes;
       step = std::max<std::size_t>(streams_, bytes / row_bytes / streams_ * streams_);
-    } else if (rows > kDecodeRows && k.gemm != nullptr) {
+    } else if (rows > kDecodeRows && rows < tile_->beats_int8_from && k.gemm != nullptr) {
       way = Task::Way::gemm;
       step = GemmArgs::kMaxRows;
     }
@@ -108,11 +119,11 @@ Matmul::Workspace Matmul::prepare(ThreadPool& pool, MatView<const float> x) {
   const bool bf16 = tiles && tile_->bf16;
   const std::size_t count = activation_blocks(x.cols);
   Workspace w;
-  w.stride = bf16 ? round_up(x.cols, 32) : x.stride;
-  w.panel_bytes =
-      std::max(gemm ? round_up(GemmArgs::scratch_bytes(x.rows), 64) : 0, tiles ? tile_panel_bytes(*tile_) : 0);
+  w.panel_bytes = std::max(gemm ? round_up(GemmArgs::scratch_bytes(x.rows), 64) : 0,
+                           tiles ? round_up(tile_scratch_bytes(*tile_, x.rows, panels_), 64) : 0);
   const std::size_t block_bytes = int8 ? x.rows * count * sizeof(ActivationBlock) : 0;
-  const std::size_t converted_bytes = bf16 ? round_up(x.rows * w.stride * sizeof(Bf16), 64) : 0;
+  const std::size_t piece = tile_->piece(x.rows), pieces = (x.cols + tile_->depth - 1) / tile_->depth;
+  const std::size_t converted_bytes = bf16 ? round_up(pieces * piece * sizeof(Bf16), 64) : 0;
   const std::size_t needed = block_bytes + converted_bytes + static_cast<std::size_t>(pool.threads()) * w.panel_bytes;
   if (buffer_.size() < needed) buffer_ = AlignedBuffer<std::byte>(needed);
   w.blocks = reinterpret_cast<ActivationBlock*>(buffer_.data());
@@ -124,7 +135,7 @@ Matmul::Workspace Matmul::prepare(ThreadPool& pool, MatView<const float> x) {
       const float* row = x.data + r * x.stride;
       if (gemv) quantize_(row, x.cols, w.blocks + r * count, 1);
       if (gemm) quantize_(row, x.cols, w.blocks + r, x.rows);
-      if (bf16) tile_->convert(row, x.cols, w.converted + r * w.stride);
+      if (bf16) tile_->convert(row, x.cols, piece, w.converted + tile_->row(r));
     }
   });
   return w;
@@ -156,42 +167,60 @@ void Matmul::run_gemm(const Task& task, MatView<const float> x, const Workspace&
                         .scratch = workspace.panels + static_cast<std::size_t>(thread) * workspace.panel_bytes});
 }
 
-/// One panel of weight rows: decoded piece by piece along the columns, each piece used for all rows of x.
-void Matmul::run_tiles(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const {
-  const WeightView& w = task.product->weights;
-  const MatView<float>& y = task.product->y;
-  auto* rows = reinterpret_cast<float*>(workspace.panels + static_cast<std::size_t>(thread) * workspace.panel_bytes);
-  float* panel = rows + Tile::kUnit * kDecodeValues;
+/// Packs `depth` columns from `first` on of up to Tile::columns weight rows from `begin` on.
+void Matmul::fill_panel(const WeightView& w, std::size_t begin, std::size_t count, std::size_t first, std::size_t depth,
+                        const TileScratch& scratch) const {
   const std::size_t row_bytes = gguf::row_bytes(w.type, w.cols);
   const DecodeValues decode = kernels(w.type).decode;
-  if (x.cols == 0) {
-    for (std::size_t r = 0; r < y.rows; ++r)
-      std::fill_n(y.data + r * y.stride + task.begin, task.end - task.begin, 0.0f);
+  for (std::size_t unit = 0; unit < count; unit += Tile::kUnit) {
+    const std::size_t present = std::min(Tile::kUnit, count - unit);
+    std::fill(scratch.rows + present * kDecodeValues, scratch.rows + Tile::kUnit * kDecodeValues, 0.0f);
+    for (std::size_t k = 0; k < depth; k += kDecodeValues) {
+      const std::size_t values = std::min(kDecodeValues, depth - k);
+      const std::byte* data = w.data + (begin + unit) * row_bytes + gguf::row_bytes(w.type, first + k);
+      for (std::size_t i = 0; i < present; ++i) {
+        decode_values(w.type, decode, data + i * row_bytes, values, scratch.rows + i * kDecodeValues);
+      }
+      tile_->pack(scratch.rows, kDecodeValues, values, unit, scratch.panel + tile_->dwords(k));
+    }
   }
+}
+
+/// Some panels of weight rows: decoded piece by piece along the columns. A piece of all rows of x, which stays in the
+/// L2 cache, meets all panels.
+void Matmul::run_tiles(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const {
+  auto* memory = reinterpret_cast<float*>(workspace.panels + static_cast<std::size_t>(thread) * workspace.panel_bytes);
+  float* panel = memory + Tile::kUnit * kDecodeValues;
+  const TileScratch scratch{memory, panel, panel + tile_->dwords(tile_->depth)};
+  const WeightView& w = task.product->weights;
+  const std::size_t n = x.rows, columns = tile_->columns;
+  if (x.cols == 0) std::fill_n(scratch.sums, n * panels_ * columns, 0.0f);
   for (std::size_t first = 0; first < x.cols; first += tile_->depth) {
     const std::size_t depth = std::min(tile_->depth, x.cols - first);
-    for (std::size_t unit = 0; unit < task.end - task.begin; unit += Tile::kUnit) {
-      const std::size_t present = std::min(Tile::kUnit, task.end - task.begin - unit);
-      std::fill(rows + present * kDecodeValues, rows + Tile::kUnit * kDecodeValues, 0.0f);
-      for (std::size_t k = 0; k < depth; k += kDecodeValues) {
-        const std::size_t values = std::min(kDecodeValues, depth - k);
-        const std::byte* data = w.data + (task.begin + unit) * row_bytes + gguf::row_bytes(w.type, first + k);
-        for (std::size_t i = 0; i < present; ++i) {
-          decode_values(w.type, decode, data + i * row_bytes, values, rows + i * kDecodeValues);
-        }
-        tile_->pack(rows, kDecodeValues, values, unit, panel + tile_->dwords(k));
-      }
+    const Bf16* piece = workspace.converted + first / tile_->depth * tile_->piece(n);
+    for (std::size_t begin = task.begin; begin < task.end; begin += columns) {
+      const std::size_t count = std::min(columns, task.end - begin);
+      fill_panel(w, begin, count, first, depth, scratch);
+      const std::size_t left = std::min(tile_->depth, x.cols - first - depth);
+      const std::size_t row_bytes = gguf::row_bytes(w.type, w.cols);
+      tile_->multiply(
+          {.x = tile_->bf16 ? static_cast<const void*>(piece) : x.data + first,
+           .x_stride = tile_->bf16 ? tile_->depth : x.stride,
+           .rows = n,
+           .panel = panel,
+           .depth = depth,
+           .sums = scratch.sums + (begin - task.begin) * n,
+           .accumulate = first != 0,
+           .next = {w.data + begin * row_bytes + gguf::row_bytes(w.type, first + depth), row_bytes, count,
+                    gguf::row_bytes(w.type, left)}});
     }
-    const void* operand = tile_->bf16 ? static_cast<const void*>(workspace.converted + first) : x.data + first;
-    tile_->multiply({.x = operand,
-                     .x_stride = workspace.stride,
-                     .rows = x.rows,
-                     .panel = panel,
-                     .depth = depth,
-                     .y = y.data + task.begin,
-                     .y_stride = y.stride,
-                     .columns = task.end - task.begin,
-                     .accumulate = first != 0});
+  }
+  const MatView<float>& y = task.product->y;
+  for (std::size_t r = 0; r < n; ++r) {
+    for (std::size_t begin = task.begin; begin < task.end; begin += columns) {
+      std::copy_n(scratch.sums + (begin - task.begin) * n + r * columns, std::min(columns, task.end - begin),
+                  y.data + r * y.stride + begin);
+    }
   }
 }
 

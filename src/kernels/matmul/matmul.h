@@ -24,12 +24,13 @@ struct WeightView {
 
 /// How products are computed.
 /// reference  weights decoded to f32, f32 activations and sums throughout: for logits, KLD and tests
-/// fast       straight on the quantized blocks: int8 activations at decode, bf16 or int8 tiles at prefill
+/// fast       straight on the quantized blocks with int8 activations, or on weights decoded to bf16, as is faster
 enum class Precision { reference, fast };
 
 /// Products of activations with weight matrices, y = x W^T. Results depend on isa and precision and on nothing else:
 /// not on the number of threads, nor on how rows of x are batched together (a row alone gives the bits it gives among
-/// others, in reference precision; fast precision may differ between up to kDecodeRows rows and more).
+/// others, in reference precision; fast precision may differ between up to kDecodeRows rows and more, and where another kernel
+/// takes over at Tile::beats_int8_from).
 class Matmul {
  public:
   /// Rows of x up to which the decode kernels run (weights read once for all of them).
@@ -61,12 +62,15 @@ class Matmul {
     DecodeValues decode = nullptr;  // null: gguf::dequantize
   };
   struct Workspace;
+  struct TileScratch;
 
   const Kernels& kernels(gguf::TensorType type) const { return kernels_[static_cast<std::size_t>(type)]; }
-  void plan(std::size_t rows, std::span<const Product> products);
+  void plan(std::size_t rows, std::span<const Product> products, std::size_t threads);
   Workspace prepare(ThreadPool& pool, MatView<const float> x);
   void run_gemv(const Task& task, MatView<const float> x, const Workspace& workspace) const;
   void run_gemm(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const;
+  void fill_panel(const WeightView& w, std::size_t begin, std::size_t count, std::size_t first, std::size_t depth,
+                  const TileScratch& scratch) const;
   void run_tiles(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const;
 
   std::array<Kernels, 32> kernels_;  // by tensor type
@@ -74,6 +78,7 @@ class Matmul {
   QuantizeActivations quantize_;
   std::size_t streams_;      // of GemvArgs
   std::vector<Task> tasks_;  // of the current call
+  std::size_t panels_ = 1;   // of a task of tiles at most
   AlignedBuffer<std::byte> buffer_;
 };
 

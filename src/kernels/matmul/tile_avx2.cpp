@@ -32,7 +32,7 @@ void pack(const float* rows, std::size_t stride, std::size_t depth, std::size_t 
 
 /// kTileRows rows of x by a panel.
 template <std::size_t kTileRows>
-void tile(const float* x, const TileArgs& a, float* y) noexcept {
+void tile(const float* x, const TileArgs& a, float* out) noexcept {
   __m256 sums[kTileRows][2];
   KVANT_UNROLL
   for (auto& row : sums) row[0] = row[1] = _mm256_setzero_ps();
@@ -48,11 +48,11 @@ void tile(const float* x, const TileArgs& a, float* y) noexcept {
   }
   KVANT_UNROLL
   for (std::size_t r = 0; r < kTileRows; ++r) {
-    alignas(32) float out[kColumns];
-    _mm256_store_ps(out, sums[r][0]);
-    _mm256_store_ps(out + 8, sums[r][1]);
-    float* to = y + r * a.y_stride;
-    for (std::size_t c = 0; c < a.columns; ++c) to[c] = a.accumulate ? to[c] + out[c] : out[c];
+    KVANT_UNROLL
+    for (std::size_t v = 0; v < 2; ++v) {
+      float* to = out + r * kColumns + 8 * v;
+      _mm256_storeu_ps(to, a.accumulate ? _mm256_add_ps(_mm256_loadu_ps(to), sums[r][v]) : sums[r][v]);
+    }
   }
 }
 
@@ -61,7 +61,7 @@ void multiply(const TileArgs& a) noexcept {
   static constexpr Function kTiles[kRows] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
   const auto* x = static_cast<const float*>(a.x);
   for (std::size_t r = 0; r < a.rows; r += kRows) {
-    kTiles[std::min(kRows, a.rows - r) - 1](x + r * a.x_stride, a, a.y + r * a.y_stride);
+    kTiles[std::min(kRows, a.rows - r) - 1](x + r * a.x_stride, a, a.sums + r * kColumns);
   }
 }
 

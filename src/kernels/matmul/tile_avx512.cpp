@@ -16,7 +16,7 @@ void pack_f32(const float* rows, std::size_t stride, std::size_t depth, std::siz
   for (std::size_t k = 0; k < depth; k += 16) {
     __m512i r[16];
     for (std::size_t i = 0; i < 16; ++i) r[i] = _mm512_castps_si512(load_up_to(rows + i * stride + k, depth - k));
-    store_transposed(r, depth - k, out + k * kColumns);
+    store_transposed<kColumns>(r, depth - k, out + k * kColumns);
   }
 }
 

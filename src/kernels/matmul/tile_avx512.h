@@ -1,6 +1,6 @@
 // Register tiles of the two AVX-512 tile kernels: included within their instruction-set regions, after all includes.
 // A panel's row holds 48 dwords: f32 values, or pairs of bf16 values that follow each other in k.
-#include "kernels/matmul/transpose_avx512.h"
+#include "kernels/matmul/pack_avx512.h"
 
 namespace kvant::kernels::avx512 {
 namespace {
@@ -8,18 +8,6 @@ namespace {
 constexpr std::size_t kColumns = 48;  // three registers of 16
 constexpr std::size_t kRows = 8;      // 24 sums, 3 weights and 1 activation in 32 registers
 constexpr std::size_t kVectors = kColumns / 16;
-
-/// Sixteen f32, those past `count` zero.
-__m512 load_up_to(const float* p, std::size_t count) noexcept {
-  if (count >= 16) return _mm512_loadu_ps(p);
-  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
-}
-
-/// 16 x 16 dwords to the panel's rows [0, rows).
-void store_transposed(__m512i (&r)[16], std::size_t rows, std::int32_t* panel) noexcept {
-  transpose(r);
-  for (std::size_t i = 0; i < std::min<std::size_t>(rows, 16); ++i) _mm512_storeu_si512(panel + i * kColumns, r[i]);
-}
 
 /// The dword at p for all lanes.
 __m512 to_all_lanes(const std::byte* p) noexcept {
@@ -31,7 +19,7 @@ __m512 to_all_lanes(const std::byte* p) noexcept {
 /// kTileRows rows of x by a panel; `stride` and `depth` in dwords.
 template <class Step, std::size_t kTileRows>
 void tile(const std::byte* x, std::size_t stride, const float* panel, std::size_t depth, const TileArgs& a,
-          float* y) noexcept {
+          float* out) noexcept {
   __m512 sums[kTileRows][kVectors];
   KVANT_UNROLL
   for (auto& row : sums) {
@@ -49,14 +37,11 @@ void tile(const std::byte* x, std::size_t stride, const float* panel, std::size_
     }
   }
   KVANT_UNROLL
-  for (std::size_t v = 0; v < kVectors; ++v) {
-    const std::size_t left = a.columns - std::min(a.columns, 16 * v);
-    const auto lanes = static_cast<__mmask16>((1u << std::min<std::size_t>(16, left)) - 1);
+  for (std::size_t r = 0; r < kTileRows; ++r) {
     KVANT_UNROLL
-    for (std::size_t r = 0; r < kTileRows; ++r) {
-      float* to = y + r * a.y_stride + 16 * v;
-      const __m512 before = a.accumulate ? _mm512_maskz_loadu_ps(lanes, to) : _mm512_setzero_ps();
-      _mm512_mask_storeu_ps(to, lanes, _mm512_add_ps(before, sums[r][v]));
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      float* to = out + r * kColumns + 16 * v;
+      _mm512_storeu_ps(to, a.accumulate ? _mm512_add_ps(_mm512_loadu_ps(to), sums[r][v]) : sums[r][v]);
     }
   }
 }
@@ -71,7 +56,7 @@ void multiply(const TileArgs& a) noexcept {
   const std::size_t depth = (a.depth + Step::kValues - 1) / Step::kValues;
   for (std::size_t r = 0; r < a.rows; r += kRows) {
     kTiles[std::min(kRows, a.rows - r) - 1](x + 4 * r * stride, stride, static_cast<const float*>(a.panel), depth, a,
-                                            a.y + r * a.y_stride);
+                                            a.sums + r * kColumns);
   }
 }
 

@@ -38,7 +38,7 @@ void pack(const float* rows, std::size_t stride, std::size_t depth, std::size_t 
 
 /// kTileRows rows of x by a panel.
 template <std::size_t kTileRows>
-void tile(const float* x, const TileArgs& a, float* y) noexcept {
+void tile(const float* x, const TileArgs& a, float* out) noexcept {
   float32x4_t sums[kTileRows][kVectors];
   KVANT_UNROLL
   for (auto& row : sums) {
@@ -57,11 +57,11 @@ void tile(const float* x, const TileArgs& a, float* y) noexcept {
   }
   KVANT_UNROLL
   for (std::size_t r = 0; r < kTileRows; ++r) {
-    float out[kColumns];
     KVANT_UNROLL
-    for (std::size_t v = 0; v < kVectors; ++v) vst1q_f32(out + 4 * v, sums[r][v]);
-    float* to = y + r * a.y_stride;
-    for (std::size_t c = 0; c < a.columns; ++c) to[c] = a.accumulate ? to[c] + out[c] : out[c];
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      float* to = out + r * kColumns + 4 * v;
+      vst1q_f32(to, a.accumulate ? vaddq_f32(vld1q_f32(to), sums[r][v]) : sums[r][v]);
+    }
   }
 }
 
@@ -70,7 +70,7 @@ void multiply(const TileArgs& a) noexcept {
   static constexpr Function kTiles[kRows] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
   const auto* x = static_cast<const float*>(a.x);
   for (std::size_t r = 0; r < a.rows; r += kRows) {
-    kTiles[std::min(kRows, a.rows - r) - 1](x + r * a.x_stride, a, a.y + r * a.y_stride);
+    kTiles[std::min(kRows, a.rows - r) - 1](x + r * a.x_stride, a, a.sums + r * kColumns);
   }
 }
 

@@ -22,8 +22,8 @@ void multiply(const TileArgs& a) noexcept {
     for (std::size_t k = 0; k < a.depth; ++k) {
       for (std::size_t c = 0; c < kColumns; ++c) sums[c] += x[k] * panel[k * kColumns + c];
     }
-    float* y = a.y + r * a.y_stride;
-    for (std::size_t c = 0; c < a.columns; ++c) y[c] = a.accumulate ? y[c] + sums[c] : sums[c];
+    float* out = a.sums + r * kColumns;
+    for (std::size_t c = 0; c < kColumns; ++c) out[c] = a.accumulate ? out[c] + sums[c] : sums[c];
   }
 }
 
