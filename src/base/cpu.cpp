@@ -27,13 +27,13 @@ bool has_f16c() noexcept {
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
-/// Whether the processor has matrix registers with bf16 products and this process may use them. Linux saves their
+/// Whether the processor has matrix registers with products of bf16 and int8 and this process may use them. Linux saves their
 /// 8 KiB only for processes that ask (arch_prctl(2), ARCH_REQ_XCOMP_PERM); the answer holds for all threads.
-bool may_use_amx_bf16() noexcept {
-  constexpr unsigned kBf16 = 1U << 22, kTile = 1U << 24;  // of leaf 7's edx
+bool may_use_amx() noexcept {
+  constexpr unsigned kNeeded = 1U << 22 | 1U << 24 | 1U << 25;  // bf16, tile, int8 of leaf 7's edx
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kBf16) == 0 || (d & kTile) == 0) return false;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kNeeded) != kNeeded) return false;
   static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return allowed;
 }
@@ -66,7 +66,7 @@ std::vector<Isa> supported_isas() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) {
     isas.push_back(Isa::avx512);
-    if (has_avx512_bf16() && may_use_amx_bf16()) isas.push_back(Isa::amx);
+    if (has_avx512_bf16() && may_use_amx()) isas.push_back(Isa::amx);
   }
 #elif defined(__aarch64__)
   const unsigned long caps = getauxval(AT_HWCAP);

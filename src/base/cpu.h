@@ -8,7 +8,7 @@ namespace kvant {
 /// Instruction-set tiers, least capable first within an architecture.
 /// avx2   AVX2 + FMA + F16C
 /// avx512 F, BW, DQ, VL, VBMI, VNNI (Ice Lake, Zen 4 and later; AVX-VNNI is never assumed)
-/// amx    avx512 with BF16, and the matrix registers with bf16 products (Sapphire Rapids and later)
+/// amx    avx512 with BF16, and the matrix registers with products of bf16 and int8 (Sapphire Rapids and later)
 /// neon   ASIMD + dotprod + fp16
 enum class Isa { scalar, avx2, avx512, amx, neon };
 

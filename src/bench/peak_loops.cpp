@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 
+#include "kernels/simd/amx.h"
 #include "kernels/simd/target.h"
 
 namespace kvant::bench {
@@ -173,14 +174,8 @@ static constexpr std::size_t kRegisters = 4;  // of sums
 
 /// 16 by 16 sums of 32 products in each register.
 static std::uint64_t bf16(std::size_t rounds) noexcept {
-  struct alignas(64) {
-    std::uint8_t palette = 1, rest[15] = {};
-    std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64};
-    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16};
-  } shapes;
   alignas(64) float zeros[16][16] = {};
-  asm volatile("" : : "r"(&shapes) : "memory");
-  _tile_loadconfig(&shapes);
+  kernels::amx::MatrixShapes().load();
   _tile_loadd(4, zeros, 64);
   _tile_loadd(5, zeros, 64);
   _tile_zero(0);

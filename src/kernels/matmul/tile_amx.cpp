@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/matmul/kernels.h"
+#include "kernels/simd/amx.h"
 #include "kernels/simd/target.h"
 
 #ifdef KVANT_X86
@@ -15,26 +16,17 @@ namespace {
 constexpr std::size_t kColumns = 64;  // of a panel
 constexpr std::size_t kDepth = 256;   // two registers of columns stay in the L1 cache while all rows pass
 constexpr std::size_t kStep = 32;     // values of k in a register
-constexpr std::size_t kSide = 16;     // rows, or columns, of a register
+constexpr std::size_t kSide = kMatrixRows;  // rows, or columns, of a register
 constexpr std::size_t kBytes = 1024;  // of a register
 
-/// Shapes of the eight registers (Intel's manual, LDTILECFG): 0 to 3 sums of two by two, 4 and 5 rows of x, 6 and 7
-/// columns of the panel.
-struct alignas(64) Shapes {
-  std::uint8_t palette = 1, start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(Shapes) == 64);
-
-/// For up to two registers of rows.
+/// For up to two registers of rows: 0 to 3 sums of two by two, 4 and 5 rows of x, 6 and 7 columns of the panel.
 void configure(std::size_t rows) noexcept {
-  Shapes shapes;
-  shapes.rows[0] = shapes.rows[1] = shapes.rows[4] = static_cast<std::uint8_t>(std::min(kSide, rows));
-  if (rows > kSide) shapes.rows[2] = shapes.rows[3] = shapes.rows[5] = static_cast<std::uint8_t>(rows - kSide);
-  asm volatile("" : : "r"(&shapes) : "memory");  // g++ 12 takes the instruction to read 8 bytes only
-  _tile_loadconfig(&shapes);
+  MatrixShapes shapes;
+  for (const std::size_t upper : {0, 1, 4}) shapes.set(upper, std::min(kSide, rows), kMatrixRowBytes);
+  for (const std::size_t lower : {2, 3, 5}) {
+    if (rows > kSide) shapes.set(lower, rows - kSide, kMatrixRowBytes);
+  }
+  shapes.load();
 }
 
 /// The units of 16 columns follow each other, in each the steps.

@@ -1,0 +1,98 @@
+// Bytes of pages of keys, and logits from their sums. Included in score_<tier>.cpp before what multiplies them.
+
+namespace {
+
+/// The bytes of a page of keys, from its planes.
+template <int bits>
+struct KeyPlanes {
+  static constexpr int kBits = bits;
+  const std::byte* page;
+  std::size_t dims;
+  Table table;
+
+  explicit KeyPlanes(const CodeScoreArgs& a) : page(a.page), dims(a.pages.layout.padded_dims()), table(a.pages.table) {}
+
+  template <int quad>
+  struct Fields {
+    const std::byte* page;
+    std::size_t dims, block, token;
+
+    static constexpr int at(int width) { return width * quad % 8; }
+    template <int width, int first_bit, int place>
+    [[gnu::always_inline]] Words get() const {
+      const std::size_t word = (block * width + width * quad / 8) * kPageTokens + token;
+      return move_bits<at(width), place>(load_words(page + 8 * dims * first_bit + 4 * word));
+    }
+  };
+
+  /// Dims 4 quad .. 4 quad + 3 of a block of 32, for a vector of tokens.
+  template <int quad>
+  [[gnu::always_inline]] Words get(std::size_t block, std::size_t token) const {
+    return read_bytes<bits>(table, Fields<quad>{page, dims, block, token});
+  }
+};
+
+/// The same, decoded once for many rows.
+template <int bits>
+struct KeyBytes {
+  static constexpr int kBits = bits;
+  const std::uint8_t* bytes;
+
+  static std::size_t at(std::size_t block, int quad, std::size_t token) {
+    return 4 * ((8 * block + static_cast<std::size_t>(quad)) * kPageTokens + token);
+  }
+  template <int quad>
+  [[gnu::always_inline]] Words get(std::size_t block, std::size_t token) const {
+    return load_words(bytes + at(block, quad, token));
+  }
+};
+
+/// All of a page; loads what comes next meanwhile.
+template <int bits, int... quads>
+[[gnu::always_inline]] inline void decode(const CodeScoreArgs& a, std::uint8_t* bytes,
+                                          std::integer_sequence<int, quads...>) {
+  const KeyPlanes<bits> planes(a);
+  Prefetcher prefetcher(a.next, planes.dims / 32 * ((a.tokens + kCodeLanes - 1) / kCodeLanes));
+  for (std::size_t block = 0; block < planes.dims / 32; ++block) {
+    for (std::size_t token = 0; token < a.tokens; token += kCodeLanes) {
+      prefetcher.step();
+      (store_words(bytes + KeyBytes<bits>::at(block, quads, token), planes.template get<quads>(block, token)), ...);
+    }
+  }
+}
+
+/// Some rows of one query plane each.
+struct ScoreTile {
+  const CodeScoreArgs& args;
+  std::size_t first_row, planes, dims;
+
+  ScoreTile(const CodeScoreArgs& a, std::size_t first)
+      : args(a), first_row(first), planes(static_cast<std::size_t>(a.q.planes)), dims(a.pages.layout.padded_dims()) {}
+  std::size_t constants(std::size_t row, const Group& group) const {
+    return (first_row + row) * args.pages.layout.groups() + group.index;
+  }
+};
+
+template <std::size_t rows, std::size_t width>
+using Sums = Words[rows][width];
+
+template <int bits, std::size_t rows, std::size_t width>
+[[gnu::always_inline]] inline void add_to_logits(const Sums<rows, width>& sums, const ScoreTile& tile,
+                                                 const Group& group, std::size_t token) {
+  const CodeScoreArgs& a = tile.args;
+  KVANT_UNROLL
+  for (std::size_t t = 0; t < width; ++t) {
+    const F32 scales = load_scales(a.pages, a.page, group.index, token + t * kCodeLanes);
+    KVANT_UNROLL
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::size_t c = tile.constants(r, group), row = tile.first_row + r;
+      const F32 sum = after_sums<bits>(sums[r][t], a.pages.table, a.q.sums[c]);
+      const F32 factor = broadcast(a.q.units[c]) * scales;
+      float* to = a.logits + row / tile.planes * kPageTokens + token + t * kCodeLanes;
+      const bool fresh = group.first == 0 && row % tile.planes == 0 && !a.add;
+      store(to, fma(factor, sum, fresh ? zero() : load(to)));
+    }
+  }
+}
+
+}  // namespace
