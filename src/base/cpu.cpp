@@ -27,6 +27,11 @@ bool has_f16c() noexcept {
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
+bool has_avx_vnni() noexcept {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1U << 4) != 0;
+}
+
 /// Whether the processor has matrix registers with products of bf16 and int8 and this process may use them. Linux saves their
 /// 8 KiB only for processes that ask (arch_prctl(2), ARCH_REQ_XCOMP_PERM); the answer holds for all threads.
 bool may_use_amx() noexcept {
@@ -45,6 +50,8 @@ std::string_view name(Isa isa) noexcept {
   switch (isa) {
     case Isa::avx2:
       return "avx2";
+    case Isa::avxvnni:
+      return "avxvnni";
     case Isa::avx512:
       return "avx512";
     case Isa::amx:
@@ -62,6 +69,7 @@ std::vector<Isa> supported_isas() {
 #if defined(__x86_64__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (avx2) isas.push_back(Isa::avx2);
+  if (avx2 && has_avx_vnni()) isas.push_back(Isa::avxvnni);
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) {
@@ -91,7 +99,7 @@ Isa active_isa() {
 bool includes(Isa active, Isa tier) noexcept {
   if (tier == Isa::scalar || tier == active) return true;
   if (active == Isa::amx) return tier == Isa::avx512 || tier == Isa::avx2;
-  return active == Isa::avx512 && tier == Isa::avx2;
+  return (active == Isa::avx512 || active == Isa::avxvnni) && tier == Isa::avx2;
 }
 
 bool reads_faster_in_streams() noexcept {

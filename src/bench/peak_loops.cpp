@@ -104,6 +104,25 @@ static std::uint64_t int8(std::size_t rounds) noexcept {
 }  // namespace kvant::bench::avx2
 KVANT_TARGET_END
 
+KVANT_TARGET_AVXVNNI_BEGIN
+namespace kvant::bench::avxvnni {
+
+static std::uint64_t int8(std::size_t rounds) noexcept {
+  __m256i x[kChains];
+  KVANT_UNROLL
+  for (std::size_t c = 0; c < kChains; ++c) x[c] = _mm256_set1_epi32(static_cast<int>(c));
+  const __m256i u = _mm256_set1_epi8(3), s = _mm256_set1_epi8(5);
+  for (std::size_t r = 0; r < rounds; ++r) {
+    KVANT_UNROLL
+    for (std::size_t c = 0; c < kChains; ++c) x[c] = _mm256_dpbusd_avx_epi32(x[c], u, s);
+  }
+  for (std::size_t c = 1; c < kChains; ++c) x[0] = _mm256_add_epi32(x[0], x[c]);
+  return fold(x, sizeof x[0]);
+}
+
+}  // namespace kvant::bench::avxvnni
+KVANT_TARGET_END
+
 KVANT_TARGET_AVX512_BEGIN
 namespace kvant::bench::avx512 {
 
@@ -250,6 +269,8 @@ PeakLoops peak_loops(Isa isa) {
 #ifdef KVANT_X86
   if (isa == Isa::avx2) {
     loops = {avx2::read, {avx2::f32, 2.0 * 8 * kChains}, {}, {avx2::int8, 2.0 * 32 * kChains}};
+  } else if (isa == Isa::avxvnni) {
+    loops = {avx2::read, {avx2::f32, 2.0 * 8 * kChains}, {}, {avxvnni::int8, 2.0 * 32 * kChains}};
   } else if (isa == Isa::avx512 || isa == Isa::amx) {
     loops = {avx512::read, {avx512::f32, 2.0 * 16 * kChains}, {}, {avx512::int8, 2.0 * 64 * kChains}};
     if (has_avx512_bf16()) loops.bf16 = {avx512::bf16, 2.0 * 32 * kChains};

@@ -1,6 +1,5 @@
-// Mixes over the planes of values on a tier of vectors. Included in mix_<tier>.cpp, which gives the tier's lanes.
-#include "kernels/codes/values.h"
-
+// Mixes over the planes of values on a tier of vectors. Included in mix_<tier>.cpp, which gives the tier's lanes,
+// after values.h.
 namespace {
 
 template <bool coarse, std::size_t rows, std::size_t vectors>

@@ -4,6 +4,8 @@
 KVANT_TARGET_AVX2_BEGIN
 namespace kvant::kernels::avx2 {
 namespace smaller = kvant::kernels::avx2;  // of vectors of which all parts take whole ones
+#include "kernels/codes/values.h"
+//
 #include "kernels/codes/mix.h"
 }  // namespace kvant::kernels::avx2
 KVANT_TARGET_END

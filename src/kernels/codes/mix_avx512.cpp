@@ -5,6 +5,8 @@
 KVANT_TARGET_AVX512_BEGIN
 namespace kvant::kernels::avx512 {
 namespace smaller = kvant::kernels::avx2;  // of vectors of which all parts take whole ones
+#include "kernels/codes/values.h"
+//
 #include "kernels/codes/mix.h"
 }  // namespace kvant::kernels::avx512
 KVANT_TARGET_END

@@ -1,6 +1,5 @@
-// Scores over the planes of keys on a tier of vectors. Included in score_<tier>.cpp, which gives the tier's lanes.
-#include "kernels/codes/keys.h"
-
+// Scores over the planes of keys on a tier of vectors. Included in score_<tier>.cpp, which gives the tier's
+// lanes, after keys.h.
 namespace {
 
 template <int quad, std::size_t rows, std::size_t width, class Keys>

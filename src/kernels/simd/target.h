@@ -26,6 +26,7 @@
 #define KVANT_TARGET_END _Pragma("GCC diagnostic pop") _Pragma("GCC pop_options")
 #endif
 #define KVANT_TARGET_AVX2_BEGIN KVANT_TARGET_BEGIN("avx2,fma,f16c")
+#define KVANT_TARGET_AVXVNNI_BEGIN KVANT_TARGET_BEGIN("avx2,fma,f16c,avxvnni")
 #define KVANT_TARGET_AVX512_BEGIN \
   KVANT_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")
 #define KVANT_TARGET_AVX512BF16_BEGIN \
