@@ -32,8 +32,8 @@ bool has_avx_vnni() noexcept {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1U << 4) != 0;
 }
 
-/// Whether the processor has matrix registers with products of bf16 and int8 and this process may use them. Linux saves their
-/// 8 KiB only for processes that ask (arch_prctl(2), ARCH_REQ_XCOMP_PERM); the answer holds for all threads.
+/// Whether the processor has matrix registers with products of bf16 and int8 and this process may use them. Linux saves
+/// their 8 KiB only for processes that ask (arch_prctl(2), ARCH_REQ_XCOMP_PERM); the answer holds for all threads.
 bool may_use_amx() noexcept {
   constexpr unsigned kNeeded = 1U << 22 | 1U << 24 | 1U << 25;  // bf16, tile, int8 of leaf 7's edx
   constexpr long kRequestPermission = 0x1023, kTileData = 18;

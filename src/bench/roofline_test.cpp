@@ -36,10 +36,10 @@ TEST(Roofline, RatesStandInTheRatioOfTheInstructions) {
     EXPECT_EQ(r.bf16_gflops > 0, isa == Isa::amx || (isa == Isa::avx512 && has_avx512_bf16())) << name(isa);
     if (isa != Isa::avx512) continue;
     // A bf16 dot product does 2 and an int8 dot product 4 times the work of an f32 one, at up to twice its rate: where
-    // a core splits one kind of 512-bit operation and not the other.
+    // a core splits one kind of 512-bit operation and not the other. Sapphire Rapids does one of bf16 for four of f32.
     EXPECT_THAT(r.int8_gops / r.f32_gflops, testing::AllOf(testing::Gt(1.6), testing::Lt(10)));
     if (r.bf16_gflops > 0) {
-      EXPECT_THAT(r.bf16_gflops / r.f32_gflops, testing::AllOf(testing::Gt(0.8), testing::Lt(5)));
+      EXPECT_THAT(r.bf16_gflops / r.f32_gflops, testing::AllOf(testing::Gt(0.4), testing::Lt(5)));
     }
   }
 }

@@ -246,7 +246,8 @@ TEST(Compare, TheNoiseFloorIsTheReferenceInOtherBatches) {
     sum += static_cast<double>(compare_rows(whole[r], normalize(whole[r]), pieces[r], 0).divergence);
   }
   EXPECT_NEAR(result.noise_floor->all.kld_mean, sum / 95, 1e-12);
-  EXPECT_LT(result.noise_floor->all.kld_mean, 0.01 * result.caches[0].all.kld_mean);
+  // 50 rows are multiplied with activations of 8 bits; 96 as well, or, with matrix registers, with those of bf16.
+  EXPECT_LT(result.noise_floor->all.kld_mean, 0.1 * result.caches[0].all.kld_mean);
 }
 
 TEST(Compare, PositionsTogetherAreTheWhole) {

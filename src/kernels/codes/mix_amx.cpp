@@ -12,8 +12,8 @@ KVANT_TARGET_AMX_BEGIN
 namespace kvant::kernels::amx {
 namespace {
 
-constexpr std::size_t kSide = kMatrixRows;                  // rows of weights, or dims
-constexpr std::size_t kStep = codec::kPageDimBlock;         // dims at a time
+constexpr std::size_t kSide = kMatrixRows;                     // rows of weights, or dims
+constexpr std::size_t kStep = codec::kPageDimBlock;            // dims at a time
 using MatrixSums = std::int32_t[kStep / kSide][kSide][kSide];  // [16 dims each][row][dim]
 
 /// Matrix registers 0 to 3 hold sums, 4 and 5 weights of rows, 6 and 7 values.

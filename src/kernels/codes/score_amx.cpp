@@ -11,11 +11,11 @@ KVANT_TARGET_AMX_BEGIN
 namespace kvant::kernels::amx {
 namespace {
 
-constexpr std::size_t kSide = kMatrixRows;                          // rows of queries, or tokens
-constexpr std::size_t kBlock = codec::kPageDimBlock;                // dims
-constexpr std::size_t kBlockBytes = kBlock * kPageTokens;           // of keys
-constexpr std::size_t kKeyStride = 4 * kPageTokens;                 // from four dims to the next
-constexpr std::size_t kTokenStep = 4 * kSide;                       // bytes from 16 tokens to the next
+constexpr std::size_t kSide = kMatrixRows;                           // rows of queries, or tokens
+constexpr std::size_t kBlock = codec::kPageDimBlock;                 // dims
+constexpr std::size_t kBlockBytes = kBlock * kPageTokens;            // of keys
+constexpr std::size_t kKeyStride = 4 * kPageTokens;                  // from four dims to the next
+constexpr std::size_t kTokenStep = 4 * kSide;                        // bytes from 16 tokens to the next
 using MatrixSums = std::int32_t[kPageTokens / kSide][kSide][kSide];  // [16 tokens each][row][token]
 
 /// Matrix registers 0 to 3 hold sums of 16 tokens each, 4 queries and 5 keys of two blocks, 6 and 7 of one.

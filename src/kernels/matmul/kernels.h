@@ -94,8 +94,8 @@ struct UpcomingRows {
 
 /// Operands of a tile product.
 struct TileArgs {
-  const void* x;          ///< `depth` values of each row of x, of the tile's element type
-  std::size_t x_stride;   ///< values from row to row of f32
+  const void* x;         ///< `depth` values of each row of x, of the tile's element type
+  std::size_t x_stride;  ///< values from row to row of f32
   std::size_t rows;
   const void* panel;  ///< [depth, columns], packed
   std::size_t depth;
@@ -106,8 +106,8 @@ struct TileArgs {
 
 /// sums[r][c] (+)= sum_k x[r][k] * panel[k][c]: register tiles over a panel of decoded weight rows that stays in the L2
 /// cache. Each sum runs through k in order whatever the number of rows.
-/// f32 rows of x are read where they are. bf16 ones are laid out anew: [cols / depth][rows / group][depth / step][group]
-/// [step], rows padded to whole groups with anything, values with zeros.
+/// f32 rows of x are read where they are. bf16 ones are laid out anew: [cols / depth][rows / group][depth /
+/// step][group] [step], rows padded to whole groups with anything, values with zeros.
 struct Tile {
   static constexpr std::size_t kUnit = 16;  ///< weight rows packed at a time
 
@@ -121,9 +121,9 @@ struct Tile {
   /// Rounds a row of activations to bf16, nearest even (null for f32): piece i of up to `depth` values to
   /// out + i * stride.
   void (*convert)(const float* x, std::size_t cols, std::size_t stride, Bf16* out) noexcept;
-  std::size_t step = 1;     ///< values of k taken at once, at most 32
-  std::size_t group = 1;    ///< rows of x laid out together
-  std::size_t panels = 1;   ///< that share a piece of x in the L2 cache at most
+  std::size_t step = 1;    ///< values of k taken at once, at most 32
+  std::size_t group = 1;   ///< rows of x laid out together
+  std::size_t panels = 1;  ///< that share a piece of x in the L2 cache at most
   /// Rows of x from which it is faster than the prefill kernels on int8 activations; the default stands for none.
   std::size_t beats_int8_from = std::numeric_limits<std::size_t>::max();
 

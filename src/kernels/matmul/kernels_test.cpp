@@ -234,7 +234,8 @@ TEST_P(Tiles, LayOutSeveralPieces) {
       const std::size_t k = i % tile.depth;
       const Bf16 got = laid_out[i / tile.depth * tile.piece(n) + tile.row(r) + k / tile.step * tile.group * tile.step +
                                 k % tile.step];
-      ASSERT_EQ(to_float(got), i < cols ? to_float(to_bf16(x[r * cols + i])) : 0.0f) << "value " << i << " of row " << r;
+      ASSERT_EQ(to_float(got), i < cols ? to_float(to_bf16(x[r * cols + i])) : 0.0f)
+          << "value " << i << " of row " << r;
     }
   }
 }

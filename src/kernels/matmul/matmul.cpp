@@ -38,7 +38,7 @@ std::size_t tile_scratch_bytes(const Tile& tile, std::size_t n, std::size_t pane
 struct Matmul::Workspace {
   ActivationBlock* blocks = nullptr;  // x as int8
   Bf16* converted = nullptr;          // x as bf16, laid out for the tile
-  std::byte* panels = nullptr;  // for each thread decoded rows and a panel
+  std::byte* panels = nullptr;        // for each thread decoded rows and a panel
   std::size_t panel_bytes = 0;
 };
 
@@ -203,16 +203,15 @@ void Matmul::run_tiles(const Task& task, MatView<const float> x, const Workspace
       fill_panel(w, begin, count, first, depth, scratch);
       const std::size_t left = std::min(tile_->depth, x.cols - first - depth);
       const std::size_t row_bytes = gguf::row_bytes(w.type, w.cols);
-      tile_->multiply(
-          {.x = tile_->bf16 ? static_cast<const void*>(piece) : x.data + first,
-           .x_stride = tile_->bf16 ? tile_->depth : x.stride,
-           .rows = n,
-           .panel = panel,
-           .depth = depth,
-           .sums = scratch.sums + (begin - task.begin) * n,
-           .accumulate = first != 0,
-           .next = {w.data + begin * row_bytes + gguf::row_bytes(w.type, first + depth), row_bytes, count,
-                    gguf::row_bytes(w.type, left)}});
+      tile_->multiply({.x = tile_->bf16 ? static_cast<const void*>(piece) : x.data + first,
+                       .x_stride = tile_->bf16 ? tile_->depth : x.stride,
+                       .rows = n,
+                       .panel = panel,
+                       .depth = depth,
+                       .sums = scratch.sums + (begin - task.begin) * n,
+                       .accumulate = first != 0,
+                       .next = {w.data + begin * row_bytes + gguf::row_bytes(w.type, first + depth), row_bytes, count,
+                                gguf::row_bytes(w.type, left)}});
     }
   }
   const MatView<float>& y = task.product->y;

@@ -29,8 +29,8 @@ enum class Precision { reference, fast };
 
 /// Products of activations with weight matrices, y = x W^T. Results depend on isa and precision and on nothing else:
 /// not on the number of threads, nor on how rows of x are batched together (a row alone gives the bits it gives among
-/// others, in reference precision; fast precision may differ between up to kDecodeRows rows and more, and where another kernel
-/// takes over at Tile::beats_int8_from).
+/// others, in reference precision; fast precision may differ between up to kDecodeRows rows and more, and where another
+/// kernel takes over at Tile::beats_int8_from).
 class Matmul {
  public:
   /// Rows of x up to which the decode kernels run (weights read once for all of them).

@@ -124,9 +124,9 @@ TEST_P(MatmulTypes, RowsDoNotDependOnTheirBatch) {
     if (c.precision == Precision::reference) continue;
     // More rows than the decode kernels take, and more than those on int8 activations: again of any number.
     for (std::size_t n : {std::size_t{17}, std::size_t{64}}) {
-      const std::vector<float> more =
-          product(c.isa, c.precision, 1, weights, std::span(x).first((n + 7) * cols));
-      const std::vector<float> fewer = product(c.isa, c.precision, 1, weights, std::span(x).subspan(5 * cols, n * cols));
+      const std::vector<float> more = product(c.isa, c.precision, 1, weights, std::span(x).first((n + 7) * cols));
+      const std::vector<float> fewer =
+          product(c.isa, c.precision, 1, weights, std::span(x).subspan(5 * cols, n * cols));
       ASSERT_TRUE(std::equal(fewer.begin(), fewer.end(), more.begin() + static_cast<std::ptrdiff_t>(5 * rows)))
           << name(c.isa) << " from " << n << " rows on";
     }

@@ -13,11 +13,11 @@ KVANT_TARGET_AMX_BEGIN
 namespace kvant::kernels::amx {
 namespace {
 
-constexpr std::size_t kColumns = 64;  // of a panel
-constexpr std::size_t kDepth = 256;   // two registers of columns stay in the L1 cache while all rows pass
-constexpr std::size_t kStep = 32;     // values of k in a register
+constexpr std::size_t kColumns = 64;        // of a panel
+constexpr std::size_t kDepth = 256;         // two registers of columns stay in the L1 cache while all rows pass
+constexpr std::size_t kStep = 32;           // values of k in a register
 constexpr std::size_t kSide = kMatrixRows;  // rows, or columns, of a register
-constexpr std::size_t kBytes = 1024;  // of a register
+constexpr std::size_t kBytes = 1024;        // of a register
 
 /// For up to two registers of rows: 0 to 3 sums of two by two, 4 and 5 rows of x, 6 and 7 columns of the panel.
 void configure(std::size_t rows) noexcept {

@@ -6,8 +6,8 @@
 
 #ifdef KVANT_X86
 KVANT_TARGET_AVX512BF16_BEGIN
-#include "kernels/matmul/tile_avx512.h"
 #include "kernels/matmul/pack_bf16_avx512.h"
+#include "kernels/matmul/tile_avx512.h"
 
 namespace kvant::kernels::avx512 {
 namespace {

@@ -31,8 +31,8 @@
   KVANT_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")
 #define KVANT_TARGET_AVX512BF16_BEGIN \
   KVANT_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512bf16")
-#define KVANT_TARGET_AMX_BEGIN                                                                                  \
-  KVANT_TARGET_BEGIN(                                                                                           \
+#define KVANT_TARGET_AMX_BEGIN \
+  KVANT_TARGET_BEGIN(          \
       "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")
 #elif defined(__aarch64__)
 #define KVANT_ARM64 1
