@@ -1,3 +1,4 @@
+#pragma once
 // Packing of panels: included within an instruction-set region, after all includes.
 #include "kernels/matmul/transpose_avx512.h"
 

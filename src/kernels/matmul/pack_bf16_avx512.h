@@ -1,4 +1,5 @@
-// Packing of panels of bf16 pairs: included within an instruction-set region with BF16, after pack_avx512.h.
+// Packing of panels of bf16 pairs: included within an instruction-set region with BF16, after all includes.
+#include "kernels/matmul/pack_avx512.h"
 
 namespace kvant::kernels::avx512 {
 namespace {

@@ -7,7 +7,6 @@
 
 #ifdef KVANT_X86
 KVANT_TARGET_AMX_BEGIN
-#include "kernels/matmul/pack_avx512.h"
 #include "kernels/matmul/pack_bf16_avx512.h"
 
 namespace kvant::kernels::amx {
