@@ -28,8 +28,8 @@ using Products = __m256i[kRows][kVectors];
 __m256i load_codes(const void* p) noexcept { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
 __m256i lane_to_all(const void* q) noexcept { return _mm256_set1_epi32(load<int>(q)); }
 /// Bytes 0 and 2, and bytes 1 and 3, of each dword as two 16-bit numbers.
-__m256i even_bytes(__m256i a) noexcept { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
-__m256i odd_bytes(__m256i a) noexcept { return _mm256_srai_epi16(a, 8); }
+[[maybe_unused]] __m256i even_bytes(__m256i a) noexcept { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+[[maybe_unused]] __m256i odd_bytes(__m256i a) noexcept { return _mm256_srai_epi16(a, 8); }
 
 /// Keeps a sum where it is: g++ would compute many products first, to add them later, and run out of registers.
 [[gnu::always_inline]] inline void settle(__m256i& sum) noexcept { asm("" : "+x"(sum)); }

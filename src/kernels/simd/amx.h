@@ -26,8 +26,8 @@ class alignas(64) MatrixShapes {
   }
 
  private:
-  std::uint8_t palette_ = 1, start_row_ = 0;
-  std::uint8_t reserved_[14] = {};
+  [[maybe_unused]] std::uint8_t palette_ = 1, start_row_ = 0;
+  [[maybe_unused]] std::uint8_t reserved_[14] = {};
   std::uint16_t row_bytes_[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   std::uint8_t rows_[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
