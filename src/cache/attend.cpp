@@ -148,11 +148,22 @@ Attend::Page Attend::page_at(const Tile& tile, std::size_t index) const {
   return {index, start, std::min(kPageTokens, tile.end() - start), sequence, blocks_->slot(sequence, index)};
 }
 
-/// A page of the tile, or nothing behind its last one.
-kernels::Upcoming Attend::upcoming(const Call& call, const Tile& tile, const Side& side, std::size_t index) const {
-  if (index * kPageTokens >= tile.end()) return {};
-  const PageStore& pages = side.pages(call.layer);
-  return {pages.page(tile.kv_head, page_at(tile, index).slot), pages.page_bytes(tile.kv_head)};
+/// What is read after step i over the pages [first, end) of a chunk: of all of them the keys, then the values; then the
+/// keys of the next chunk. Nothing lies behind the tile's last page.
+kernels::Upcoming Attend::upcoming(const Call& call, const Tile& tile, std::size_t first, std::size_t end,
+                                   std::size_t i) const {
+  const auto at = [&](std::size_t step) -> kernels::Upcoming {
+    const std::size_t count = end - first;
+    const bool values = step >= count && step < 2 * count;
+    const std::size_t page = first + step - (values || step >= 2 * count ? count : 0);
+    if (page * kPageTokens >= tile.end()) return {};
+    const PageStore& pages = (values ? *values_ : *keys_).pages(call.layer);
+    const std::size_t slot = blocks_->slot(static_cast<std::size_t>(tile.segment->sequence), page);
+    return {pages.page(tile.kv_head, slot), pages.page_bytes(tile.kv_head)};
+  };
+  kernels::Upcoming next = at(i + 1);
+  next.beyond = at(i + 2).data;
+  return next;
 }
 
 /// The logits of one page for all rows of the tile.
@@ -210,9 +221,7 @@ void Attend::attend_chunk(const Call& call, const Tile& tile, std::size_t chunk,
   const std::size_t end = std::min((tile.end() + kPageTokens - 1) / kPageTokens, first + kChunkPages);
   const auto logits = [&](std::size_t page) { return s.logits.data() + (page - first) * rows * kPageTokens; };
   for (std::size_t page = first; page < end; ++page) {
-    const kernels::Upcoming next =
-        page + 1 < end ? upcoming(call, tile, *keys_, page + 1) : upcoming(call, tile, *values_, first);
-    score(call, tile, page_at(tile, page), next, s, logits(page));
+    score(call, tile, page_at(tile, page), upcoming(call, tile, first, end, page - first), s, logits(page));
   }
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t sees = tile.position() + r / shape_.group + 1;
@@ -221,8 +230,8 @@ void Attend::attend_chunk(const Call& call, const Tile& tile, std::size_t chunk,
   kernels_->softmax({rows, end - first, shape_.score_scale, s.visible.data(), s.logits.data(), states});
   std::fill_n(out, rows * dims_, 0.0F);
   for (std::size_t page = first; page < end; ++page) {
-    const Side& side = page + 1 < end ? *values_ : *keys_;  // then the next chunk's keys
-    mix(call, tile, page_at(tile, page), upcoming(call, tile, side, page + 1), s, logits(page), out);
+    mix(call, tile, page_at(tile, page), upcoming(call, tile, first, end, end - first + page - first), s, logits(page),
+        out);
   }
 }
 

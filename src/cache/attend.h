@@ -76,7 +76,8 @@ class Attend {
   void attend_chunk(const Call& call, const Tile& tile, std::size_t chunk, Scratch& s, kernels::SoftmaxState* states,
                     float* out) const;
   Page page_at(const Tile& tile, std::size_t index) const;
-  kernels::Upcoming upcoming(const Call& call, const Tile& tile, const Side& side, std::size_t index) const;
+  kernels::Upcoming upcoming(const Call& call, const Tile& tile, std::size_t first, std::size_t end,
+                             std::size_t i) const;
   void score(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s,
              float* logits) const;
   void mix(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s, float* weights,

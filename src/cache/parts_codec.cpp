@@ -136,7 +136,8 @@ class PartsCodec final : public PageCodec {
     return {call.page + part.offset,
             call.rows,
             call.tokens,
-            {call.next.data + first, before(part.after) - first},
+            {call.next.data + first, before(part.after) - first,
+             call.next.beyond == nullptr ? nullptr : call.next.beyond + first},
             call.scratch};
   }
 

@@ -28,6 +28,7 @@ constexpr std::size_t kScoreTokens = 4;
 struct Upcoming {
   const std::byte* data = nullptr;
   std::size_t bytes = 0;
+  const std::byte* beyond = nullptr;  ///< as many bytes that will be read after those, or null
 };
 
 /// logits[r][t] = sum_i q[r][i] * decode(keys[t])[i]   (r < rows, t < tokens); products and sums in f32.

@@ -85,22 +85,27 @@ inline std::size_t out_stride(const CodeMixArgs& a) noexcept {
   return a.stride != 0 ? a.stride : a.pages.layout.padded_dims();
 }
 
-/// Starts to load what a kernel will read next, a part in each of its steps.
+/// Starts to load what a kernel will read next, a part in each of its steps: that to the L1 cache, what comes after it
+/// to the L2 cache, as one page's time is short for memory.
 class Prefetcher {
  public:
   Prefetcher(const Upcoming& next, std::size_t steps) noexcept
-      : at_(next.data), left_(next.bytes / kLine), per_step_((left_ + steps - 1) / steps) {}
+      : at_(next.data), beyond_(next.beyond), left_(next.bytes / kLine), per_step_((left_ + steps - 1) / steps) {}
 
   [[gnu::always_inline]] void step() noexcept {
     const std::size_t lines = std::min(left_, per_step_);
-    for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(at_ + i * kLine, 0, 2);
+    for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(at_ + i * kLine, 0, 3);
+    if (beyond_ != nullptr) {
+      for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(beyond_ + i * kLine, 0, 2);
+      beyond_ += lines * kLine;
+    }
     at_ += lines * kLine;
     left_ -= lines;
   }
 
  private:
   static constexpr std::size_t kLine = 64;  // bytes of a cache line
-  const std::byte* at_;
+  const std::byte *at_, *beyond_;
   std::size_t left_, per_step_;
 };
 
