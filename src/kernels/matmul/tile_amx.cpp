@@ -21,8 +21,8 @@ constexpr std::size_t kBytes = 1024;        // of a register
 /// For up to two registers of rows: 0 to 3 sums of two by two, 4 and 5 rows of x, 6 and 7 columns of the panel.
 void configure(std::size_t rows) noexcept {
   MatrixShapes shapes;
-  for (const std::size_t upper : {0, 1, 4}) shapes.set(upper, std::min(kSide, rows), kMatrixRowBytes);
-  for (const std::size_t lower : {2, 3, 5}) {
+  for (const std::size_t upper : {0U, 1U, 4U}) shapes.set(upper, std::min(kSide, rows), kMatrixRowBytes);
+  for (const std::size_t lower : {2U, 3U, 5U}) {
     if (rows > kSide) shapes.set(lower, rows - kSide, kMatrixRowBytes);
   }
   shapes.load();
