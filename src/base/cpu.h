@@ -6,11 +6,11 @@
 namespace kvant {
 
 /// Instruction-set tiers, least capable first within an architecture.
-/// avx2   AVX2 + FMA + F16C
-/// avxvnni avx2 with AVX-VNNI (Alder Lake, Zen 5 and later; no part of avx512, which Zen 4 has without it)
-/// avx512 F, BW, DQ, VL, VBMI, VNNI (Ice Lake, Zen 4 and later)
-/// amx    avx512 with BF16, and the matrix registers with products of bf16 and int8 (Sapphire Rapids and later)
-/// neon   ASIMD + dotprod + fp16
+/// avx2     AVX2 + FMA + F16C
+/// avxvnni  avx2 with AVX-VNNI (Alder Lake, Zen 5 and later; no part of avx512, which Zen 4 has without it)
+/// avx512   F, BW, DQ, VL, VBMI, VNNI (Ice Lake, Zen 4 and later)
+/// amx      avx512 with BF16, and the matrix registers with products of bf16 and int8 (Sapphire Rapids and later)
+/// neon     ASIMD + dotprod + fp16
 enum class Isa { scalar, avx2, avxvnni, avx512, amx, neon };
 
 std::string_view name(Isa isa) noexcept;
@@ -20,8 +20,8 @@ std::string_view name(Isa isa) noexcept;
 std::vector<Isa> supported_isas();
 
 /// The most capable supported tier, capped by the environment variable KVANT_ISA (scalar, avx2, avxvnni,
-/// avx512, amx or neon).
-/// Throws invalid_argument when the variable names an unknown tier or one that this processor lacks.
+/// avx512, amx or neon). Throws invalid_argument when the variable names an unknown tier or one that this processor
+/// lacks.
 Isa active_isa();
 
 /// Whether code of tier `tier` may run where `active` was chosen (scalar always may).

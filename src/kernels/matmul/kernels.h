@@ -94,8 +94,8 @@ struct UpcomingRows {
 
 /// Operands of a tile product.
 struct TileArgs {
-  const void* x;         ///< `depth` values of each row of x, of the tile's element type
-  std::size_t x_stride;  ///< values from row to row of f32
+  const void* x;         ///< `depth` values of each row of x: f32, or a piece of bf16
+  std::size_t x_stride;  ///< values from row to row, where rows are not laid out in groups
   std::size_t rows;
   const void* panel;  ///< [depth, columns], packed
   std::size_t depth;
@@ -106,8 +106,8 @@ struct TileArgs {
 
 /// sums[r][c] (+)= sum_k x[r][k] * panel[k][c]: register tiles over a panel of decoded weight rows that stays in the L2
 /// cache. Each sum runs through k in order whatever the number of rows.
-/// f32 rows of x are read where they are. bf16 ones are laid out anew: [cols / depth][rows / group][depth /
-/// step][group] [step], rows padded to whole groups with anything, values with zeros.
+/// f32 rows of x are read where they are. bf16 ones are laid out anew, as [cols / depth] pieces of
+/// [rows / group][depth / step][group][step] values: rows padded to whole groups with anything, values with zeros.
 struct Tile {
   static constexpr std::size_t kUnit = 16;  ///< weight rows packed at a time
 
