@@ -267,10 +267,9 @@ namespace kvant::bench {
 PeakLoops peak_loops(Isa isa) {
   PeakLoops loops{scalar::read, {scalar::f32, 2.0 * scalar::kLanes}, {}, {}};
 #ifdef KVANT_X86
-  if (isa == Isa::avx2) {
+  if (isa == Isa::avx2 || isa == Isa::avxvnni) {
     loops = {avx2::read, {avx2::f32, 2.0 * 8 * kChains}, {}, {avx2::int8, 2.0 * 32 * kChains}};
-  } else if (isa == Isa::avxvnni) {
-    loops = {avx2::read, {avx2::f32, 2.0 * 8 * kChains}, {}, {avxvnni::int8, 2.0 * 32 * kChains}};
+    if (isa == Isa::avxvnni) loops.int8.run = avxvnni::int8;
   } else if (isa == Isa::avx512 || isa == Isa::amx) {
     loops = {avx512::read, {avx512::f32, 2.0 * 16 * kChains}, {}, {avx512::int8, 2.0 * 64 * kChains}};
     if (has_avx512_bf16()) loops.bf16 = {avx512::bf16, 2.0 * 32 * kChains};

@@ -155,7 +155,7 @@ kernels::Upcoming Attend::upcoming(const Call& call, const Tile& tile, std::size
   const auto at = [&](std::size_t step) -> kernels::Upcoming {
     const std::size_t count = end - first;
     const bool values = step >= count && step < 2 * count;
-    const std::size_t page = first + step - (values || step >= 2 * count ? count : 0);
+    const std::size_t page = first + step - (step >= count ? count : 0);
     if (page * kPageTokens >= tile.end()) return {};
     const PageStore& pages = (values ? *values_ : *keys_).pages(call.layer);
     const std::size_t slot = blocks_->slot(static_cast<std::size_t>(tile.segment->sequence), page);

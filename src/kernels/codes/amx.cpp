@@ -2,14 +2,6 @@
 
 #ifdef KVANT_X86
 namespace kvant::kernels::amx {
-extern const CodeKernels kCodes;
-constinit const CodeKernels kCodes{
-    kCoarseQuery,
-    kCoarseWeight,
-    {score_codes<1>, score_codes<2>, score_codes<3>, score_codes<4>, score_codes<5>, score_codes<6>, score_codes<7>,
-     score_codes<8>},
-    {mix_codes<1>, mix_codes<2>, mix_codes<3>, mix_codes<4>, mix_codes<5>, mix_codes<6>, mix_codes<7>, mix_codes<8>},
-};
-
+#include "kernels/codes/table.h"
 }  // namespace kvant::kernels::amx
 #endif

@@ -86,24 +86,17 @@ template <int bits>
 [[gnu::always_inline]] inline Words to_bytes(Words words) {
   return words;
 }
-/// Adds to each lane the dot product of its four bytes with four whole numbers.
-[[gnu::always_inline]] inline Words dot(Words sums, Words bytes, const std::int8_t* four) {
-  std::int32_t word = 0;
-  __builtin_memcpy(&word, four, sizeof word);
-  sums = _mm512_dpbusd_epi32(sums, bytes, _mm512_set1_epi32(word));
+/// Adds to each lane the products of its bytes without a sign with those of the other, which have one.
+[[gnu::always_inline]] inline Words add_products(Words sums, Words without_sign, Words with_sign) {
+  sums = _mm512_dpbusd_epi32(sums, without_sign, with_sign);
   asm("" : "+v"(sums));  // keeps sums in place: g++ would move and spill them
   return sums;
 }
-
-/// Rows of a query plane as dot takes them.
-template <std::size_t rows, int bits>
-struct QueryRows {
-  const std::int8_t* values;
-  std::size_t dims;
-  [[gnu::always_inline]] const std::int8_t* four(std::size_t row, std::size_t dim) const {
-    return values + row * dims + dim;
-  }
-};
+[[gnu::always_inline]] inline Words broadcast_four(const std::int8_t* four) {
+  std::int32_t word = 0;
+  __builtin_memcpy(&word, four, sizeof word);
+  return _mm512_set1_epi32(word);
+}
 
 /// The whole numbers of a page's tokens as dot takes them: 128 * high + low; coarse ones are low alone, without a sign.
 struct WholeWeights {
@@ -134,36 +127,7 @@ struct WholeWeights {
   }
 };
 
-/// A row's sums over tokens.
-template <bool coarse>
-struct WeightedSums {
-  Words high, low;
-
-  [[gnu::always_inline]] void start(Words from) {
-    high = _mm512_setzero_si512();
-    low = from;
-  }
-  [[gnu::always_inline]] void add_four(Words bytes, const WholeWeights& weights, std::size_t token) {
-    high = dot(high, bytes, weights.high.data() + token);
-    low = dot(low, bytes, weights.low.data() + token);
-  }
-  [[gnu::always_inline]] Words total() const { return add(_mm512_slli_epi32(high, 7), low); }
-};
-
-/// Coarse weights take 8 bits without a sign, so the bytes have one: they come from value_table.
-template <>
-struct WeightedSums<true> {
-  Words low;
-
-  [[gnu::always_inline]] void start(Words from) { low = from; }
-  [[gnu::always_inline]] void add_four(Words bytes, const WholeWeights& weights, std::size_t token) {
-    std::int32_t word = 0;
-    __builtin_memcpy(&word, weights.low.data() + token, sizeof word);
-    low = _mm512_dpbusd_epi32(low, _mm512_set1_epi32(word), bytes);
-    asm("" : "+v"(low));
-  }
-  [[gnu::always_inline]] Words total() const { return low; }
-};
+#include "kernels/codes/dots.h"
 
 inline F32 load_log_scales(const std::byte* p) {
   const __m512i stored = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -29,15 +29,6 @@ void decode_values(const CodeMixArgs& args, std::uint8_t* bytes) noexcept;
 KVANT_TARGET_AVX2_BEGIN
 namespace kvant::kernels::avxvnni {
 
-template <std::size_t rows, int bits>
-struct QueryRows {
-  const std::int8_t* values;
-  std::size_t dims;
-  [[gnu::always_inline]] const std::int8_t* four(std::size_t row, std::size_t dim) const {
-    return values + row * dims + dim;
-  }
-};
-
 /// 128 * high + low; coarse ones are low alone, without a sign.
 struct WholeWeights {
   alignas(32) std::array<std::int8_t, kPageTokens> high, low;
@@ -80,36 +71,7 @@ template <int bits>
   asm("" : "+x"(sums));  // keeps sums in place: g++ would move and spill them
   return sums;
 }
-[[gnu::always_inline]] inline Words dot(Words sums, Words bytes, const std::int8_t* four) {
-  return add_products(sums, bytes, broadcast_four(four));
-}
-
-template <bool coarse>
-struct WeightedSums {
-  Words high, low;
-
-  [[gnu::always_inline]] void start(Words from) {
-    high = _mm256_setzero_si256();
-    low = from;
-  }
-  [[gnu::always_inline]] void add_four(Words bytes, const WholeWeights& weights, std::size_t token) {
-    high = dot(high, bytes, weights.high.data() + token);
-    low = dot(low, bytes, weights.low.data() + token);
-  }
-  [[gnu::always_inline]] Words total() const { return add(_mm256_slli_epi32(high, 7), low); }
-};
-
-/// Coarse weights take 8 bits without a sign, so the bytes have one: they come from value_table.
-template <>
-struct WeightedSums<true> {
-  Words low;
-
-  [[gnu::always_inline]] void start(Words from) { low = from; }
-  [[gnu::always_inline]] void add_four(Words bytes, const WholeWeights& weights, std::size_t token) {
-    low = add_products(low, broadcast_four(weights.low.data() + token), bytes);
-  }
-  [[gnu::always_inline]] Words total() const { return low; }
-};
+#include "kernels/codes/dots.h"
 
 }  // namespace kvant::kernels::avxvnni
 KVANT_TARGET_END

@@ -51,11 +51,11 @@ template <bool coarse>
 
 template <int bits>
 void mix_rows(const CodeMixArgs& a, const std::uint8_t* values, std::size_t first, std::size_t count) {
-  constexpr bool kRough = bits <= kCoarseBits, kNeedSums = bits > 6 || kValueBias<bits> != kTableOffset;
+  constexpr bool kRough = kCoarse<ValuePlanes<bits>>;
   const std::size_t dims = a.pages.layout.padded_dims(), stride = out_stride(a);
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     RowWeights weights[kSide];
-    round_weights<kRough, kNeedSums>(a, group, first, std::span(weights, count));
+    round_weights<kRough, kSummed<ValuePlanes<bits>>>(a, group, first, std::span(weights, count));
     _tile_loadd(4, weights[0].whole.low.data(), sizeof(RowWeights));
     if constexpr (!kRough) _tile_loadd(5, weights[0].whole.high.data(), sizeof(RowWeights));
     for (std::size_t dim = group.first; dim < group.first + group.count; dim += kStep) {

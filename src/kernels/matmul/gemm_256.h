@@ -34,6 +34,13 @@ __m256i lane_to_all(const void* q) noexcept { return _mm256_set1_epi32(load<int>
 /// Keeps a sum where it is: g++ would compute many products first, to add them later, and run out of registers.
 [[gnu::always_inline]] inline void settle(__m256i& sum) noexcept { asm("" : "+x"(sum)); }
 
+/// Rows of x whose codes are read where they are.
+struct ByteRows {
+  const ActivationBlock* x;
+  explicit ByteRows(const ActivationBlock* blocks) noexcept : x(blocks) {}
+  const std::int8_t* at(std::size_t r, std::size_t byte) const noexcept { return x[r].q[0] + byte; }
+};
+
 /// Codes of 8 rows, one register each, to columns [first, first + 8) of the panel: registers j of a half's groups,
 /// `part` 0 values 0-15, 1 values 16-31.
 template <class Code>

@@ -19,13 +19,9 @@ __m256i add_pairs(__m256i a) noexcept { return _mm256_madd_epi16(a, _mm256_set1_
 struct Nibbles {
   using Code = std::uint8_t;
   template <std::size_t kRows>
-  struct Rows {
-    const ActivationBlock* x;
-    explicit Rows(const ActivationBlock* blocks) noexcept : x(blocks) {}
-    const std::int8_t* at(std::size_t r, std::size_t byte) const noexcept { return x[r].q[0] + byte; }
-  };
+  using Rows = ByteRows;
   template <std::size_t kRows>
-  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const Rows<kRows>& x, std::size_t at,
+  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const ByteRows& x, std::size_t at,
                                          Products<kRows>& sums) noexcept {
     KVANT_UNROLL
     for (std::size_t s = 0; s < 4; ++s) {
@@ -48,9 +44,9 @@ struct Nibbles {
 struct SixBits {
   using Code = std::uint8_t;
   template <std::size_t kRows>
-  using Rows = Nibbles::Rows<kRows>;
+  using Rows = ByteRows;
   template <std::size_t kRows>
-  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const Rows<kRows>& x, std::size_t at,
+  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const ByteRows& x, std::size_t at,
                                          Products<kRows>& sums) noexcept {
     KVANT_UNROLL
     for (std::size_t s = 0; s < 4; s += 2) {

@@ -19,19 +19,16 @@ namespace {
 struct Dots {
   using Code = std::uint8_t;
   template <std::size_t kRows>
-  struct Rows {
-    const ActivationBlock* x;
-    explicit Rows(const ActivationBlock* blocks) noexcept : x(blocks) {}
-  };
+  using Rows = ByteRows;
   template <std::size_t kRows>
-  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const Rows<kRows>& rows, std::size_t at,
+  [[gnu::always_inline]] static void add(const Code (*codes)[kUnit * 4], const ByteRows& rows, std::size_t at,
                                          Products<kRows>& sums) noexcept {
     KVANT_UNROLL
     for (std::size_t s = 0; s < 4; ++s) {
       const __m256i w[kVectors] = {load_codes(codes[s]), load_codes(codes[s] + 32)};
       KVANT_UNROLL
       for (std::size_t r = 0; r < kRows; ++r) {
-        const __m256i q = lane_to_all(rows.x[r].q[0] + at + 4 * s);
+        const __m256i q = lane_to_all(rows.at(r, at + 4 * s));
         KVANT_UNROLL
         for (std::size_t v = 0; v < kVectors; ++v) {
           sums[r][v] = _mm256_dpbusd_avx_epi32(sums[r][v], w[v], q);
@@ -56,7 +53,7 @@ Codes without_signs(Codes c) noexcept {
 template <class Format>
 struct OffsetBlocks {
   using Block = typename Format::Block;
-  static constexpr bool kSigned = false, kHasMin = false;
+  static constexpr bool kHasMin = false;
   static constexpr int kOffset = 128;
   Codes codes;
   __m256 d[2];
@@ -68,7 +65,7 @@ struct OffsetBlocks {
 template <class Format>
 struct OffsetSuper {
   using Block = typename Format::Block;
-  static constexpr bool kSigned = false, kHasMin = true;
+  static constexpr bool kHasMin = true;
   static constexpr int kOffset = 128, kScales = 8;
   Format signed_codes;
   __m256 scale, min;
