@@ -30,21 +30,22 @@ Function find(std::span<const WeightKernel<Function>> list, gguf::TensorType typ
 
 /// Operands of a decode kernel.
 struct GemvArgs {
-  const std::byte* weights;  ///< `rows` adjacent rows of `cols` values, any alignment
+  const std::byte* weights;  ///< `rows` adjacent rows of `cols` values in each of `streams` places, any alignment
   std::size_t rows, cols;
   MatView<const float> x;         ///< [n, cols]: read for f32, f16 and bf16 weights
   const ActivationBlock* blocks;  ///< [n, activation_blocks(cols)], the same as int8: read for all other types
   float* y;                       ///< y[r * y_stride + o], overwritten
   std::size_t y_stride;
-  /// 1, or kStreams: so many places of the weights are read in turn when there is one row of x, which is faster on some
-  /// processors (base/cpu.h). The results are the same, bit for bit.
+  /// 1, or kStreams: so many places, `apart` rows from one to the next, are read in turn when there is one row of x,
+  /// which is faster on some processors (base/cpu.h). The results are the same, bit for bit.
   std::size_t streams = 1;
+  std::size_t apart = 0;
   static constexpr std::size_t kStreams = 4;
 };
 
-/// y[r][o] = sum_i x[r][i] * W[o][i] for o < rows, straight on the blocks. Row r's result does not depend on the other
-/// rows of x.
-/// Numerics: int8 activations: exact integer sums of products, one f32 scale for each 8 (k-quants of 16: 4) of them.
+/// y[r][o] = sum_i x[r][i] * W[o][i] for s * apart <= o < s * apart + rows, s < streams, straight on the blocks. Row
+/// r's result does not depend on the other rows of x. Numerics: int8 activations: exact integer sums of products, one
+/// f32 scale for each 8 (k-quants of 16: 4) of them.
 using Gemv = void (*)(const GemvArgs&) noexcept;
 
 /// All decode kernels; a tier without one for a type uses the tiles.

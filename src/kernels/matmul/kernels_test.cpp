@@ -104,15 +104,24 @@ TEST_P(GemvKernels, StreamsDoNotChangeABit) {
   const auto& kernel = GetParam();
   if (!runs(kernel.isa)) GTEST_SKIP() << "needs " << name(kernel.isa);
   for (std::size_t cols : columns_for(kernel.type)) {
-    for (std::size_t rows : {7u, 8u, 19u}) {
-      const Operands o(kernel.type, rows, cols, 1);
-      std::vector<float> one(rows, kNaN), streams(rows, kNaN);
-      GemvArgs args{o.bytes.data(), rows, cols, {o.x.data(), 1, cols}, o.blocks.data(), one.data(), rows};
-      kernel.function(args);
-      args.y = streams.data();
-      args.streams = GemvArgs::kStreams;
-      kernel.function(args);
-      ASSERT_EQ(streams, one) << rows << "x" << cols;
+    for (std::size_t apart : {1u, 2u, 5u}) {
+      const std::size_t rows = GemvArgs::kStreams * apart;
+      for (std::size_t n : {1u, 3u}) {
+        const Operands o(kernel.type, rows, cols, n);
+        std::vector<float> one(n * rows, kNaN), streams(n * rows, kNaN);
+        GemvArgs args{o.bytes.data(), rows, cols, {o.x.data(), n, cols}, o.blocks.data(), one.data(), rows};
+        kernel.function(args);
+        const std::size_t row_bytes = o.bytes.size() / rows;
+        args.streams = GemvArgs::kStreams;
+        args.apart = apart;
+        for (std::size_t first = 0; first < apart; first += args.rows) {  // tasks that go on with streams
+          args.rows = std::min<std::size_t>(2, apart - first);
+          args.weights = o.bytes.data() + first * row_bytes;
+          args.y = streams.data() + first;
+          kernel.function(args);
+        }
+        ASSERT_EQ(streams, one) << rows << "x" << cols << " by " << n;
+      }
     }
   }
 }

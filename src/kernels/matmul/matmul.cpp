@@ -9,12 +9,14 @@
 namespace kvant::kernels {
 namespace {
 
-constexpr std::size_t kTaskBytes =
-    32 * 1024;  // weights of a decode task: small, as threads take them one after another
-constexpr std::size_t kStreamBytes = 16 * 1024;  // the same of each stream: some pages
-constexpr std::size_t kDecodeValues = 256;       // values of a row decoded at a time: 16 rows of them fit the L1 cache
-constexpr std::size_t kPrepareRows = 4;          // activation rows converted by one task
-constexpr std::size_t kTilesPerThread = 3;       // tasks of tiles at least, so that threads end together
+// Weights of a decode task at most, and tasks of each thread at least: threads end together.
+constexpr std::size_t kTaskBytes = 128 * 1024, kTasksPerThread = 4;
+// Weights whose quarters are streams: many, as each stream begins with a wait for memory. Tasks in a row go on with
+// them.
+constexpr std::size_t kBandBytes = 2048 * 1024;
+constexpr std::size_t kDecodeValues = 256;  // values of a row decoded at a time: 16 rows of them fit the L1 cache
+constexpr std::size_t kPrepareRows = 4;     // activation rows converted by one task
+constexpr std::size_t kTilesPerThread = 3;  // tasks of tiles at least, so that threads end together
 
 bool is_float(gguf::TensorType type) { return gguf::info(type).block_values == 1; }
 
@@ -90,13 +92,11 @@ void Matmul::plan(std::size_t rows, std::span<const Product> products, std::size
   panels_ = std::clamp<std::size_t>(panels / (kTilesPerThread * threads), 1, tile_->panels);
   for (const Product& p : products) {
     const Kernels& k = kernels(p.weights.type);
-    const std::size_t row_bytes = std::max<std::size_t>(1, gguf::row_bytes(p.weights.type, p.weights.cols));
     Task::Way way = Task::Way::tiles;
     std::size_t step = panels_ * tile_->columns;
     if (rows <= kDecodeRows && k.gemv != nullptr) {
-      way = Task::Way::gemv;
-      const std::size_t bytes = streams_ == 1 ? kTaskBytes : streams_ * kStreamBytes;
-      step = std::max<std::size_t>(streams_, bytes / row_bytes / streams_ * streams_);
+      plan_gemv(p, threads);
+      continue;
     } else if (rows > kDecodeRows && rows < tile_->beats_int8_from && k.gemm != nullptr) {
       way = Task::Way::gemm;
       step = GemmArgs::kMaxRows;
@@ -105,6 +105,27 @@ void Matmul::plan(std::size_t rows, std::span<const Product> products, std::size
       tasks_.push_back({&p, begin, std::min(begin + step, p.weights.rows), way});
     }
   }
+}
+
+/// Bands of rows, each of some streams, and tasks along them.
+void Matmul::plan_gemv(const Product& p, std::size_t threads) {
+  const std::size_t row_bytes = std::max<std::size_t>(1, gguf::row_bytes(p.weights.type, p.weights.cols));
+  const std::size_t share = (p.weights.rows + threads - 1) / threads;
+  const std::size_t band = std::max(streams_, std::min(share, kBandBytes / row_bytes) / streams_ * streams_);
+  const std::size_t task = std::min(kTaskBytes / row_bytes, share / kTasksPerThread);
+  const std::size_t step = std::max<std::size_t>(1, task / streams_);
+  const auto push = [&](std::size_t first, std::size_t count, std::size_t streams) {
+    for (std::size_t o = 0; o < count; o += step) {
+      tasks_.push_back({&p, first + o, first + std::min(o + step, count), Task::Way::gemv, streams, count});
+    }
+  };
+  std::size_t begin = 0;
+  for (std::size_t left = p.weights.rows; left >= streams_; left = p.weights.rows - begin) {
+    const std::size_t apart = std::min(band, left) / streams_;
+    push(begin, apart, streams_);
+    begin += apart * streams_;
+  }
+  push(begin, p.weights.rows - begin, 1);
 }
 
 /// Lays out the buffer and converts x as the tasks need it.
@@ -151,7 +172,8 @@ void Matmul::run_gemv(const Task& task, MatView<const float> x, const Workspace&
                         .blocks = workspace.blocks,
                         .y = y.data + task.begin,
                         .y_stride = y.stride,
-                        .streams = streams_});
+                        .streams = task.streams,
+                        .apart = task.apart});
 }
 
 void Matmul::run_gemm(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const {

@@ -50,11 +50,12 @@ class Matmul {
   std::size_t workspace_bytes() const noexcept;
 
  private:
-  /// Rows [begin, end) of a product's weights.
+  /// Rows [begin, end) of a product's weights; of gemv those of the first stream (GemvArgs).
   struct Task {
     const Product* product;
     std::size_t begin, end;
     enum class Way { gemv, gemm, tiles } way;
+    std::size_t streams = 1, apart = 0;
   };
   struct Kernels {
     Gemv gemv = nullptr;            // null: tiles
@@ -66,6 +67,7 @@ class Matmul {
 
   const Kernels& kernels(gguf::TensorType type) const { return kernels_[static_cast<std::size_t>(type)]; }
   void plan(std::size_t rows, std::span<const Product> products, std::size_t threads);
+  void plan_gemv(const Product& product, std::size_t threads);
   Workspace prepare(ThreadPool& pool, MatView<const float> x);
   void run_gemv(const Task& task, MatView<const float> x, const Workspace& workspace) const;
   void run_gemm(const Task& task, MatView<const float> x, const Workspace& workspace, int thread) const;
