@@ -354,7 +354,8 @@ struct Basis : testing::Test {
   kernels::AnchorAngles angles = make_angles();
   LayerConstants constants;
   HeadBasis make(const char* type) const {
-    return make_key_basis(codec::parse_cache_spec(type), constants, 0, kHeadDim, &angles, Isa::scalar);
+    Maps none;
+    return make_key_basis(codec::parse_cache_spec(type), constants, 0, kHeadDim, &angles, none, Isa::scalar);
   }
   double anchor_energy(std::size_t j) const {
     return std::pow(constants.k_anchor[j], 2.0) + std::pow(constants.k_anchor[j + kPairs], 2.0);

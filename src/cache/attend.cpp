@@ -1,6 +1,7 @@
 #include "cache/attend.h"
 
 #include <algorithm>
+#include <atomic>
 
 namespace kvant::cache {
 namespace {
@@ -58,8 +59,8 @@ Attend::Attend(const Shape& shape, const Side& keys, const Side& values, const B
 }
 
 std::size_t Attend::workspace_bytes() const noexcept {
-  std::size_t bytes =
-      partial_.size_bytes() + partial_states_.size_bytes() + (tasks_.capacity() + merges_.capacity()) * sizeof(Task);
+  std::size_t bytes = partial_.size_bytes() + partial_states_.size_bytes() + tasks_.capacity() * sizeof(Task) +
+                      merges_.capacity() * sizeof(Merge);
   for (const Scratch& s : scratch_) {
     for (const auto* buffer :
          {&s.q.f32, &s.q.units, &s.anchor_re, &s.anchor_im, &s.part, &s.total, &s.logits, &s.window_logits, &s.page}) {
@@ -84,13 +85,12 @@ void Attend::plan(const Batch& batch) {
       for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
         const Tile tile{&segment, h, first, std::min(tile_tokens_, segment.count - first)};
         if (!split) {
-          tasks_.push_back({tile, false, 0, 0});
+          tasks_.push_back({tile, kWhole, 0});
           continue;
         }
-        merges_.push_back({tile, true, chunks, partial});
-        for (std::size_t c = 0; c < chunks; ++c, partial += tile.tokens * shape_.group) {
-          tasks_.push_back({tile, true, c, partial});
-        }
+        for (std::size_t c = 0; c < chunks; ++c) tasks_.push_back({tile, merges_.size(), c});
+        merges_.push_back({chunks, chunks, partial});
+        partial += chunks * tile.tokens * shape_.group;
       }
     }
   }
@@ -107,13 +107,15 @@ void Attend::operator()(std::size_t layer, const Batch& batch, MatView<const flo
   pool_->run(tasks_.size(), [&](std::size_t i, int thread) {
     const Task& task = tasks_[i];
     Scratch& s = scratch_[static_cast<std::size_t>(thread)];
-    if (!task.split) return attend_tile(call, task.tile, s);
+    if (task.merge == kWhole) return attend_tile(call, task.tile, s);
     load_queries(call, task.tile, s);
-    attend_chunk(call, task.tile, task.chunk, s, &partial_states_[task.partial],
-                 partial_.data() + task.partial * dims_);
-  });
-  pool_->run(merges_.size(), [&](std::size_t i, int thread) {
-    merge_partials(call, merges_[i], scratch_[static_cast<std::size_t>(thread)]);
+    Merge& merge = merges_[task.merge];
+    const std::size_t row = merge.partial + task.chunk * task.tile.tokens * shape_.group;
+    attend_chunk(call, task.tile, task.chunk, s, &partial_states_[row], partial_.data() + row * dims_);
+    // Who comes last joins them all, in order.
+    if (std::atomic_ref(merge.left).fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      merge_partials(call, task.tile, merge, s);
+    }
   });
 }
 
@@ -167,7 +169,7 @@ kernels::Upcoming Attend::upcoming(const Call& call, const Tile& tile, std::size
 }
 
 /// The logits of one page for all rows of the tile.
-void Attend::score(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s,
+void Attend::score(const Call& call, const Tile& tile, const Page& page, const kernels::Upcoming& next, Scratch& s,
                    float* logits) const {
   const std::size_t rows = tile.tokens * shape_.group;
   const Side::Head& head = keys_->head(call.layer, tile.kv_head);
@@ -192,7 +194,7 @@ void Attend::score(const Call& call, const Tile& tile, const Page& page, kernels
 }
 
 /// Adds the values of one page by these weights, which it may change.
-void Attend::mix(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s,
+void Attend::mix(const Call& call, const Tile& tile, const Page& page, const kernels::Upcoming& next, Scratch& s,
                  float* weights, float* out) const {
   const std::size_t rows = tile.tokens * shape_.group;
   if (const Window* window = values_->window()) {
@@ -249,15 +251,15 @@ void Attend::attend_tile(const Call& call, const Tile& tile, Scratch& s) const {
   finish(call, tile, s);
 }
 
-void Attend::merge_partials(const Call& call, const Task& task, Scratch& s) const {
-  const std::size_t rows = task.tile.tokens * shape_.group;
+void Attend::merge_partials(const Call& call, const Tile& tile, const Merge& merge, Scratch& s) const {
+  const std::size_t rows = tile.tokens * shape_.group;
   std::fill_n(s.total_states.data(), rows, kernels::SoftmaxState{});
-  for (std::size_t i = 0; i < task.chunk * rows; ++i) {
+  for (std::size_t i = 0; i < merge.chunks * rows; ++i) {
     const std::size_t r = i % rows;
-    kernels_->merge(s.total_states[r], s.total.data() + r * dims_, partial_states_[task.partial + i],
-                    partial_.data() + (task.partial + i) * dims_, dims_);
+    kernels_->merge(s.total_states[r], s.total.data() + r * dims_, partial_states_[merge.partial + i],
+                    partial_.data() + (merge.partial + i) * dims_, dims_);
   }
-  finish(call, task.tile, s);
+  finish(call, tile, s);
 }
 
 /// Divides by the sums of the weights and takes the values out of the basis that they are stored in.

@@ -46,11 +46,18 @@ class Attend {
     std::size_t position() const { return segment->position + first; }  ///< of the first one
     std::size_t end() const { return position() + tokens; }             ///< tokens that the last one sees
   };
-  /// A tile over all its chunks, or over one of them into the partial rows from `partial` on.
+  /// A tile over all its chunks, or over one of them, which a merge joins with the others.
   struct Task {
     Tile tile;
-    bool split;
-    std::size_t chunk, partial;
+    std::size_t merge;  ///< an index, or kWhole
+    std::size_t chunk;
+  };
+  static constexpr std::size_t kWhole = ~std::size_t{0};
+  /// The chunks of a split tile, in the partial rows from `partial` on.
+  struct Merge {
+    std::size_t chunks;
+    std::size_t left;  ///< not attended to yet
+    std::size_t partial;
   };
   /// What one thread works with: rows of one tile, one decoded page, the logits of a chunk [pages][rows][64].
   struct Scratch {
@@ -78,12 +85,12 @@ class Attend {
   Page page_at(const Tile& tile, std::size_t index) const;
   kernels::Upcoming upcoming(const Call& call, const Tile& tile, std::size_t first, std::size_t end,
                              std::size_t i) const;
-  void score(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s,
+  void score(const Call& call, const Tile& tile, const Page& page, const kernels::Upcoming& next, Scratch& s,
              float* logits) const;
-  void mix(const Call& call, const Tile& tile, const Page& page, kernels::Upcoming next, Scratch& s, float* weights,
-           float* out) const;
+  void mix(const Call& call, const Tile& tile, const Page& page, const kernels::Upcoming& next, Scratch& s,
+           float* weights, float* out) const;
   void attend_tile(const Call& call, const Tile& tile, Scratch& s) const;
-  void merge_partials(const Call& call, const Task& task, Scratch& s) const;
+  void merge_partials(const Call& call, const Tile& tile, const Merge& merge, Scratch& s) const;
   void finish(const Call& call, const Tile& tile, Scratch& s) const;
 
   Shape shape_;
@@ -94,9 +101,10 @@ class Attend {
   std::size_t tile_tokens_;
   ThreadPool* pool_;
   const kernels::AttentionKernels* kernels_;
-  std::vector<Scratch> scratch_;      ///< of each thread
-  std::vector<Task> tasks_, merges_;  ///< of the current batch
-  AlignedBuffer<float> partial_;      ///< [rows][dims] of split tiles, a chunk's rows adjacent
+  std::vector<Scratch> scratch_;  ///< of each thread
+  std::vector<Task> tasks_;       ///< of the current batch
+  std::vector<Merge> merges_;     ///< likewise
+  AlignedBuffer<float> partial_;  ///< [rows][dims] of split tiles, a chunk's rows adjacent
   AlignedBuffer<kernels::SoftmaxState> partial_states_;
 };
 

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
+#include "base/error.h"
 #include "kernels/rope/rope.h"
 
 namespace kvant::cache {
@@ -93,9 +95,9 @@ void set_scale(HeadBasis& basis, PairScale wanted, const std::vector<double>& ke
   }
 }
 
-std::vector<Bf16> transposed(std::span<const Bf16> m, std::size_t rows) {
+std::span<const Bf16> transposed(std::span<const Bf16> m, std::size_t rows, Maps& maps) {
   const std::size_t cols = m.size() / rows;
-  std::vector<Bf16> t(m.size());
+  const std::span<Bf16> t = maps.take(m.size());
   for (std::size_t i = 0; i < m.size(); ++i) t[i % cols * rows + i / cols] = m[i];
   return t;
 }
@@ -107,6 +109,21 @@ void map(kernels::LinearFunction linear, const float* x, std::size_t x_stride, s
 }
 
 }  // namespace
+
+Maps::Maps(std::span<const LayerConstants> constants) {
+  std::size_t values = 0;
+  for (const LayerConstants& of : constants) {
+    for (const auto* codes : {&of.k_codes, &of.v_codes}) {
+      for (const codec::HeadCode& code : *codes) values += code.transform.size() + code.inverse.size();
+    }
+  }
+  values_ = AlignedBuffer<Bf16>(values);
+}
+
+std::span<Bf16> Maps::take(std::size_t values) {
+  KVANT_ASSERT(values <= values_.size() - taken_);
+  return values_.span().subspan(std::exchange(taken_, taken_ + values), values);
+}
 
 void HeadBasis::key(std::span<const float> k, const float* rope_angles, std::size_t rope_pairs,
                     float* x) const noexcept {
@@ -156,7 +173,7 @@ std::size_t HeadBasis::constant_bytes() const noexcept {
 }
 
 HeadBasis make_key_basis(const codec::CacheSpec& spec, const LayerConstants& constants, std::size_t head,
-                         std::size_t head_dim, const kernels::AnchorAngles* angles, Isa isa) {
+                         std::size_t head_dim, const kernels::AnchorAngles* angles, Maps& maps, Isa isa) {
   HeadBasis basis;
   const bool planned = spec.coding == codec::CacheSpec::Coding::plan && !constants.k_codes.empty();
   const std::size_t pairs = angles != nullptr ? angles->pairs() : 0;
@@ -180,8 +197,8 @@ HeadBasis make_key_basis(const codec::CacheSpec& spec, const LayerConstants& con
   if (planned) {
     const codec::HeadCode& code = constants.k_codes[head];
     const std::size_t dims = codec::coded_dims(head_dim);
-    basis.transform = transposed(code.transform, dims);
-    basis.inverse_transform = transposed(code.inverse, dims);
+    basis.transform = transposed(code.transform, dims, maps);
+    basis.inverse_transform = transposed(code.inverse, dims, maps);
     basis.linear = kernels::linear(isa);
   } else if (spec.scale != PairScale::none && !keys.empty() && !queries.empty()) {
     set_scale(basis, spec.scale, keys, queries, head_dim);
@@ -190,13 +207,15 @@ HeadBasis make_key_basis(const codec::CacheSpec& spec, const LayerConstants& con
 }
 
 HeadBasis make_value_basis(const codec::CacheSpec& spec, const LayerConstants& constants, std::size_t head,
-                           std::size_t head_dim, Isa isa) {
+                           std::size_t head_dim, Maps& maps, Isa isa) {
   HeadBasis basis;
   if (spec.anchor != Anchor::none) basis.anchor = part(constants.v_anchor, head, head_dim);
   if (spec.coding == codec::CacheSpec::Coding::plan && !constants.v_codes.empty()) {
     const codec::HeadCode& code = constants.v_codes[head];
-    basis.transform = transposed(code.transform, codec::coded_dims(head_dim));
-    basis.inverse_transform = code.inverse;
+    basis.transform = transposed(code.transform, codec::coded_dims(head_dim), maps);
+    const std::span<Bf16> inverse = maps.take(code.inverse.size());
+    std::copy(code.inverse.begin(), code.inverse.end(), inverse.begin());
+    basis.inverse_transform = inverse;
     basis.linear = kernels::linear(isa);
   }
   return basis;

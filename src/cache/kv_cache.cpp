@@ -135,6 +135,7 @@ std::size_t CacheConfig::blocks() const noexcept {
 struct KvCache::Impl {
   CacheConfig config;
   ThreadPool* pool;
+  Maps maps;
   Side k, v;
   BlockTable blocks;
   Attend attend;
@@ -153,6 +154,7 @@ struct KvCache::Impl {
   Impl(const CacheConfig& c, ThreadPool& p, Isa isa)
       : config(with_defaults(c)),
         pool(&p),
+        maps(config.constants),
         k(config, codec::PageSide::key, isa),
         v(config, codec::PageSide::value, isa),
         blocks(allocate()),
@@ -169,7 +171,7 @@ struct KvCache::Impl {
     check_memory(config, bytes);
     check_memory(config, bytes + sizeof(std::uint32_t) * static_cast<double>(of_sequence) * config.sequences);
     for (Side* side : {&k, &v}) {
-      side->prepare(config);
+      side->prepare(config, maps);
       side->allocate();
     }
     return {config.blocks(), static_cast<std::size_t>(config.sequences), of_sequence};
@@ -508,8 +510,9 @@ CacheUsage planned_usage(const CacheConfig& config, Isa isa) {
   Side k(config, codec::PageSide::key, isa), v(config, codec::PageSide::value, isa);
   CacheUsage usage =
       usage_of(config, static_cast<std::size_t>(k.planned_bytes()), static_cast<std::size_t>(v.planned_bytes()));
+  Maps maps(config.constants);
   for (Side* side : {&k, &v}) {
-    side->prepare(config);
+    side->prepare(config, maps);
     usage.constant_bytes += side->constant_bytes();
   }
   return usage;

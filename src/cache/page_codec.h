@@ -36,7 +36,7 @@ struct QueryRows {
 struct PageCall {
   const std::byte* page;
   std::size_t rows, tokens;
-  kernels::Upcoming next;
+  const kernels::Upcoming& next;
   float* scratch;  ///< [64][dims], for codecs that decode
 };
 

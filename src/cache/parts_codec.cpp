@@ -107,7 +107,8 @@ class PartsCodec final : public PageCodec {
     for (const Part& part : parts_) {
       if (!part.codec) continue;
       const std::size_t scales = call.rows * part.scales;
-      part.codec->score(part_of(call, part),
+      const kernels::Upcoming next = next_of(call, part);
+      part.codec->score({call.page + part.offset, call.rows, call.tokens, next, call.scratch},
                         {q.values.data() + call.rows * part.values, q.units.data() + scales, q.sums.data() + scales},
                         logits, add);
       add = true;
@@ -116,7 +117,10 @@ class PartsCodec final : public PageCodec {
   }
   void mix(const PageCall& call, const float* weights, float* out) const noexcept override {
     for (const Part& part : parts_) {
-      if (part.codec) part.codec->mix(part_of(call, part), weights, out + part.first, dims());
+      if (!part.codec) continue;
+      const kernels::Upcoming next = next_of(call, part);
+      part.codec->mix({call.page + part.offset, call.rows, call.tokens, next, call.scratch}, weights, out + part.first,
+                      dims());
     }
   }
   std::size_t constant_bytes() const noexcept override {
@@ -128,17 +132,13 @@ class PartsCodec final : public PageCodec {
 
  private:
   /// Each part starts to load as much of what comes next as it is of the page.
-  PageCall part_of(const PageCall& call, const Part& part) const {
+  static kernels::Upcoming next_of(const PageCall& call, const Part& part) {
     constexpr std::size_t kLine = 64;
     const std::size_t lines = call.next.bytes / kLine;
     const auto before = [&](std::size_t share) { return lines * share / kWhole * kLine; };
     const std::size_t first = before(part.before);
-    return {call.page + part.offset,
-            call.rows,
-            call.tokens,
-            {call.next.data + first, before(part.after) - first,
-             call.next.beyond == nullptr ? nullptr : call.next.beyond + first},
-            call.scratch};
+    return {call.next.data + first, before(part.after) - first,
+            call.next.beyond == nullptr ? nullptr : call.next.beyond + first};
   }
 
   std::vector<Part> parts_;

@@ -526,7 +526,9 @@ TEST(PlannedCache, PairsOfTheAnchorAreWeighedWhereKeysAreStored) {
     if (!angles.slow(j)) fast.push_back(j);
   }
   std::sort(fast.begin(), fast.end(), [&](std::size_t a, std::size_t b) { return added[a] < added[b]; });
-  const HeadBasis basis = make_key_basis(codec::parse_cache_spec(kPlanned), constants, 0, kDims, &angles, Isa::scalar);
+  Maps maps({&constants, 1});
+  const HeadBasis basis =
+      make_key_basis(codec::parse_cache_spec(kPlanned), constants, 0, kDims, &angles, maps, Isa::scalar);
   std::size_t dropped = 0;
   for (double left = 0.02 * energy; dropped < fast.size() && added[fast[dropped]] <= left; ++dropped) {
     left -= added[fast[dropped]];

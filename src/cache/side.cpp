@@ -168,15 +168,16 @@ void Side::add_planned_codecs(const CacheConfig& config, Isa isa) {
   }
 }
 
-void Side::prepare(const CacheConfig& config) {
+void Side::prepare(const CacheConfig& config, Maps& maps) {
   if (config.constants.empty()) return;
   if (side_ == PageSide::key && !config.rope.theta.empty()) angles_.emplace(config.rope, config.capacity);
   bool anchored = false;
   for (std::size_t layer = 0; layer < layer_count_; ++layer) {
     for (std::size_t head = 0; head < kv_heads_; ++head) {
       HeadBasis& basis = heads_[layer * kv_heads_ + head].basis;
-      basis = side_ == PageSide::key ? make_key_basis(spec_, config.constants[layer], head, head_dim_, angles(), isa_)
-                                     : make_value_basis(spec_, config.constants[layer], head, head_dim_, isa_);
+      const LayerConstants& of = config.constants[layer];
+      basis = side_ == PageSide::key ? make_key_basis(spec_, of, head, head_dim_, angles(), maps, isa_)
+                                     : make_value_basis(spec_, of, head, head_dim_, maps, isa_);
       anchored = anchored || !basis.pairs.re.empty();
     }
   }

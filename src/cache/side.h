@@ -39,8 +39,8 @@ class Side {
 
   /// Bytes that allocate() will ask for; a double, which no count can overflow.
   double planned_bytes() const;
-  /// Chooses the bases of all heads.
-  void prepare(const CacheConfig& config);
+  /// Chooses the bases of all heads, whose maps are in `maps`.
+  void prepare(const CacheConfig& config, Maps& maps);
   /// Makes the pages; before it there are none.
   void allocate();
 

@@ -30,6 +30,7 @@ struct Upcoming {
   std::size_t bytes = 0;
   const std::byte* beyond = nullptr;  ///< as many bytes that will be read after those, or null
 };
+inline constexpr Upcoming kNothing{};
 
 /// logits[r][t] = sum_i q[r][i] * decode(keys[t])[i]   (r < rows, t < tokens); products and sums in f32.
 struct ScoreArgs {
@@ -39,7 +40,7 @@ struct ScoreArgs {
   const std::byte* keys;  ///< `tokens` of them; memory up to a multiple of kScoreTokens is read
   std::size_t tokens;     ///< 1 to 64
   float* logits;          ///< [rows][64]; undefined from `tokens` on
-  Upcoming next = {};
+  const Upcoming& next = kNothing;
 };
 
 /// What a row has seen: the softmax over all of it is sum of exp(logit - max) * value, divided by `sum`.
@@ -52,8 +53,8 @@ struct SoftmaxState {
 /// weights'. Tokens that a row does not see get weight 0.
 struct SoftmaxArgs {
   std::size_t rows;
-  std::size_t pages;  ///< >= 1
-  float scale;
+  std::size_t pages;           ///< >= 1
+  float scale;                 ///< > 0
   const std::size_t* visible;  ///< [rows] tokens of the pages that the row sees, 0 to 64 * pages
   float* logits;               ///< [pages][rows][64] in: logits, out: weights
   SoftmaxState* states;        ///< [rows] written
@@ -67,7 +68,7 @@ struct MixArgs {
   const std::byte* values;  ///< one page
   std::size_t tokens;       ///< 1 to 64; the rest is not read
   float* out;               ///< [rows][dims]
-  Upcoming next = {};
+  const Upcoming& next = kNothing;
 };
 
 /// The kernels of one stored type.

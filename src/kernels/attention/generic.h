@@ -182,17 +182,17 @@ struct SoftmaxRow {
       for (std::size_t t = 0; t < kPageTokens; t += kLook * kLanes) {
         const float* logits = first + p * stride + t;
         KVANT_UNROLL
-        for (std::size_t i = 0; i < kLook; ++i) most[i] = max(most[i], load(logits + i * kLanes) * broadcast(scale));
+        for (std::size_t i = 0; i < kLook; ++i) most[i] = max(most[i], load(logits + i * kLanes));
       }
     }
     for (std::size_t i = 1; i < kLook; ++i) most[0] = max(most[0], most[i]);
-    return max(most[0]);
+    return max(most[0]) * scale;
   }
 
   /// Turns logits into weights. Returns their sum.
   float weigh(float maximum) const noexcept {
     // Without a maximum there is nothing to see: any shift leaves weights of 0.
-    const F32 shift = broadcast(maximum == kNothing ? 0.0F : maximum);
+    const F32 shift = broadcast(maximum == kNothing ? 0.0F : -maximum);
     F32 totals[kLook];
     for (F32& t : totals) t = zero();
     for (std::size_t p = 0; p < pages; ++p) {
@@ -200,7 +200,7 @@ struct SoftmaxRow {
         float* logits = first + p * stride + t;
         KVANT_UNROLL
         for (std::size_t i = 0; i < kLook; ++i) {
-          const F32 weight = exp(load(logits + i * kLanes) * broadcast(scale) - shift);
+          const F32 weight = exp(fma(load(logits + i * kLanes), broadcast(scale), shift));
           store(logits + i * kLanes, weight);
           totals[i] = totals[i] + weight;
         }

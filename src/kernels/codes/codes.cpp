@@ -10,8 +10,8 @@
 namespace kvant::kernels {
 namespace {
 
-/// values = q / unit in whole numbers, unit = max |q| / largest; `q` becomes what they leave. Returns the unit.
-float quantize_group(float* q, std::size_t count, int largest, std::int8_t* values, std::int32_t& sum) {
+/// values = q / unit in whole numbers, unit = max |q| / largest. Returns the unit.
+float quantize_group(const float* q, std::size_t count, int largest, std::int8_t* values, std::int32_t& sum) {
   float peak = 0;
   for (std::size_t i = 0; i < count; ++i) peak = std::max(peak, std::abs(q[i]));
   sum = 0;
@@ -25,10 +25,16 @@ float quantize_group(float* q, std::size_t count, int largest, std::int8_t* valu
     const std::int32_t value = nearest_whole(q[i] * factor);
     values[i] = static_cast<std::int8_t>(value);
     sum += value;
-    // The product is exact in double, so that it is the same whether or not a compiler fuses it.
-    q[i] = static_cast<float>(static_cast<double>(q[i]) - static_cast<double>(unit) * value);
   }
   return unit;
+}
+
+/// What whole numbers leave of q. The product is exact in double, so that it is the same whether or not a compiler
+/// fuses it.
+void take_out(const std::int8_t* values, float unit, std::size_t count, float* q) {
+  for (std::size_t i = 0; i < count; ++i) {
+    q[i] = static_cast<float>(static_cast<double>(q[i]) - static_cast<double>(unit) * values[i]);
+  }
 }
 
 }  // namespace
@@ -58,10 +64,15 @@ void quantize_query(const CodedPages& pages, const float* q, int planes, int lar
   const std::size_t dims = pages.layout.padded_dims(), groups = pages.layout.groups();
   for (Group group = group_at(pages, 0); group.count > 0; group = group_at(pages, group.first + group.count)) {
     float rest[kMaxCodedDims];
-    std::copy_n(q + group.first, group.count, rest);
+    const float* from = q + group.first;
     for (std::size_t p = 0; p < static_cast<std::size_t>(planes); ++p) {
+      if (p == 1) {
+        std::copy_n(from, group.count, rest);
+        take_out(values + group.first, units[group.index], group.count, rest);
+        from = rest;
+      }
       units[p * groups + group.index] =
-          quantize_group(rest, group.count, largest, values + p * dims + group.first, sums[p * groups + group.index]);
+          quantize_group(from, group.count, largest, values + p * dims + group.first, sums[p * groups + group.index]);
     }
   }
 }

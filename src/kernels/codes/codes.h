@@ -60,7 +60,7 @@ struct CodeScoreArgs {
   const std::byte* page;  ///< of keys; all of it may be read
   std::size_t tokens;     ///< 1 to 64
   float* logits;          ///< [rows][64]; undefined from `tokens` on
-  Upcoming next = {};
+  const Upcoming& next = kNothing;
   bool add = false;  ///< to what logits holds, instead of overwriting it
 };
 
@@ -76,7 +76,7 @@ struct CodeMixArgs {
   const std::byte* page;  ///< of values; all of it may be read
   std::size_t tokens;     ///< 1 to 64
   float* out;             ///< [rows][padded dims]
-  Upcoming next = {};
+  const Upcoming& next = kNothing;
   std::size_t stride = 0;  ///< from a row of out to the next; 0: padded dims
 };
 

@@ -76,21 +76,31 @@ struct ScoreTile {
 template <std::size_t rows, std::size_t width>
 using Sums = Words[rows][width];
 
+/// Whether sums are added or begin the logits is a matter of where from these are read: no branch for each vector. What
+/// stores of logits might change for all that the compiler knows is read before them.
 template <int bits, std::size_t rows, std::size_t width>
 [[gnu::always_inline]] inline void add_to_logits(const Sums<rows, width>& sums, const ScoreTile& tile,
                                                  const Group& group, std::size_t token) {
+  alignas(64) static constexpr float kZeros[kPageTokens] = {};
   const CodeScoreArgs& a = tile.args;
+  const std::size_t groups = a.pages.layout.groups(), constants = tile.constants(0, group), second = tile.planes - 1;
+  const float* units = a.q.units + constants;
+  const std::int32_t* whole = a.q.sums + constants;
+  const CodeTable& table = a.pages.table;
+  const bool begins = group.first == 0 && !a.add;
+  float* logits = a.logits + token;
+  F32 scales[width];
+  load_scales(scales, a.pages, a.page, group.index, token);
   KVANT_UNROLL
-  for (std::size_t t = 0; t < width; ++t) {
-    const F32 scales = load_scales(a.pages, a.page, group.index, token + t * kCodeLanes);
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::size_t row = tile.first_row + r;
+    float* to = logits + (row >> second) * kPageTokens;
+    const float* from = begins && (row & second) == 0 ? kZeros : to;
+    const F32 unit = broadcast(units[r * groups]);
     KVANT_UNROLL
-    for (std::size_t r = 0; r < rows; ++r) {
-      const std::size_t c = tile.constants(r, group), row = tile.first_row + r;
-      const F32 sum = after_sums<bits>(sums[r][t], a.pages.table, a.q.sums[c]);
-      const F32 factor = broadcast(a.q.units[c]) * scales;
-      float* to = a.logits + row / tile.planes * kPageTokens + token + t * kCodeLanes;
-      const bool fresh = group.first == 0 && row % tile.planes == 0 && !a.add;
-      store(to, fma(factor, sum, fresh ? zero() : load(to)));
+    for (std::size_t t = 0; t < width; ++t) {
+      const F32 sum = after_sums<bits>(sums[r][t], table, whole[r * groups]);
+      store(to + t * kCodeLanes, fma(unit * scales[t], sum, load(from + t * kCodeLanes)));
     }
   }
 }

@@ -104,26 +104,19 @@ struct WholeWeights {
 
   template <bool coarse>
   void set(const I32 (&whole)[4]) {
-    const __m512i first = even_parts(whole[0].v, whole[1].v), second = even_parts(whole[2].v, whole[3].v);
-    if constexpr (coarse) return store_words(low.data(), even_bytes(first, second));
-    store_words(low.data(), keep_bits<127>(even_bytes(first, second)));
-    store_words(high.data(), even_bytes(_mm512_srli_epi16(first, 7), _mm512_srli_epi16(second, 7)));
+    const __m512i first = _mm512_packus_epi32(whole[0].v, whole[1].v);
+    const __m512i second = _mm512_packus_epi32(whole[2].v, whole[3].v);
+    if constexpr (coarse) return store_words(low.data(), bytes_of(first, second));
+    const __m512i mask = _mm512_set1_epi16(127);
+    store_words(low.data(), bytes_of(_mm512_and_si512(first, mask), _mm512_and_si512(second, mask)));
+    store_words(high.data(), bytes_of(_mm512_srli_epi16(first, 7), _mm512_srli_epi16(second, 7)));
   }
 
  private:
-  /// The low 16 bits of each 32, in order.
-  static __m512i even_parts(__m512i a, __m512i b) {
-    const __m512i order = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26,
-                                           24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    return _mm512_permutex2var_epi16(a, order, b);
-  }
-  /// The low 8 bits of each 16, in order.
-  static __m512i even_bytes(__m512i a, __m512i b) {
-    const __m512i order =
-        _mm512_set_epi8(126, 124, 122, 120, 118, 116, 114, 112, 110, 108, 106, 104, 102, 100, 98, 96, 94, 92, 90, 88,
-                        86, 84, 82, 80, 78, 76, 74, 72, 70, 68, 66, 64, 62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40,
-                        38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    return _mm512_permutex2var_epi8(a, order, b);
+  /// The bytes of two vectors of 16 bits, each packed from two of 32 within its 128 bits, in order.
+  static __m512i bytes_of(__m512i first, __m512i second) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second));
   }
 };
 

@@ -101,13 +101,13 @@ template <std::size_t rows, class Values>
 
 template <std::size_t rows, class Values, int... parts>
 [[gnu::always_inline]] inline void mix_rows(const Values values, const CodeMixArgs& a, std::size_t first_row,
-                                            Upcoming next, std::integer_sequence<int, parts...>) {
+                                            const Upcoming& next, std::integer_sequence<int, parts...>) {
   constexpr std::size_t kMost = kDimVectors<Values::kBits>;
   constexpr std::size_t kTileDims = kMost * kCodeLanes, kOctets = kPageTokens / 8;
   Prefetcher prefetcher(next, (values.dims + kTileDims - 1) / kTileDims * kOctets);
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     RowWeights weights[rows];
-    round_weights<kCoarse<Values>, kSummed<Values>>(a, group, first_row, weights);
+    round_weights<kCoarse<Values>, kSummed<Values>, rows>(a, group, first_row, weights);
     for (RowWeights& row : weights) row.start = before_sums<Values::kBits>(row.sum, kValueBias<Values::kBits>);
     if constexpr (sizeof...(parts) > 1 && kMost > 1) {
       if (group.count == values.dims) {
@@ -120,23 +120,24 @@ template <std::size_t rows, class Values, int... parts>
 }
 
 template <std::size_t rows, class Values>
-void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next) noexcept {
+void mix_tile(const Values& values, const CodeMixArgs& a, std::size_t first_row, const Upcoming& next) noexcept {
   mix_rows<rows>(values, a, first_row, next, std::make_integer_sequence<int, Values::kParts>{});
 }
 
 template <class Values, std::size_t... i>
-void mix_tile_of(std::size_t rows, const Values& values, const CodeMixArgs& a, std::size_t first_row, Upcoming next,
-                 std::index_sequence<i...>) {
-  static constexpr std::array<void (*)(const Values&, const CodeMixArgs&, std::size_t, Upcoming) noexcept, sizeof...(i)>
+void mix_tile_of(std::size_t rows, const Values& values, const CodeMixArgs& a, std::size_t first_row,
+                 const Upcoming& next, std::index_sequence<i...>) {
+  static constexpr std::array<void (*)(const Values&, const CodeMixArgs&, std::size_t, const Upcoming&) noexcept,
+                              sizeof...(i)>
       kTiles{mix_tile<i + 1, Values>...};
   kTiles[rows - 1](values, a, first_row, next);
 }
 
 /// All rows, at most kCodeRows at once.
 template <class Values>
-void mix_tiles(const Values& values, const CodeMixArgs& a, Upcoming next) {
+void mix_tiles(const Values& values, const CodeMixArgs& a, const Upcoming& next) {
   for (std::size_t first = 0; first < a.rows; first += kCodeRows) {
-    mix_tile_of(std::min(kCodeRows, a.rows - first), values, a, first, first == 0 ? next : Upcoming{},
+    mix_tile_of(std::min(kCodeRows, a.rows - first), values, a, first, first == 0 ? next : kNothing,
                 std::make_index_sequence<kCodeRows>{});
   }
 }
@@ -156,7 +157,7 @@ void mix_codes(const CodeMixArgs& a) noexcept {
   alignas(64) std::uint8_t bytes[kPageTokens * kMaxCodedDims];
   whole_vectors ? decode_values<bits>(a, bytes) : smaller::decode_values<bits>(a, bytes);
   constexpr int kKind = bits <= kCoarseBits ? kCoarseBits : bits <= 6 ? 6 : 8;
-  mix_tiles(ValueBytes<kKind>{bytes, dims}, a, {});
+  mix_tiles(ValueBytes<kKind>{bytes, dims}, a, kNothing);
 }
 
 template void mix_codes<1>(const CodeMixArgs&) noexcept;

@@ -55,7 +55,12 @@ void mix_rows(const CodeMixArgs& a, const std::uint8_t* values, std::size_t firs
   const std::size_t dims = a.pages.layout.padded_dims(), stride = out_stride(a);
   for (Group group = group_at(a.pages, 0); group.count > 0; group = group_at(a.pages, group.first + group.count)) {
     RowWeights weights[kSide];
-    round_weights<kRough, kSummed<ValuePlanes<bits>>>(a, group, first, std::span(weights, count));
+    with_scales(a, group, first, count, [&](const float* from, const F32(&scales)[kTokenVectors]) {
+      constexpr bool kSums = kSummed<ValuePlanes<bits>>;
+      std::size_t r = 0;
+      for (; r + 4 <= count; r += 4) round_rows<kRough, kSums, 4>(from + r * kPageTokens, scales, weights + r);
+      for (; r < count; ++r) round_rows<kRough, kSums, 1>(from + r * kPageTokens, scales, weights + r);
+    });
     _tile_loadd(4, weights[0].whole.low.data(), sizeof(RowWeights));
     if constexpr (!kRough) _tile_loadd(5, weights[0].whole.high.data(), sizeof(RowWeights));
     for (std::size_t dim = group.first; dim < group.first + group.count; dim += kStep) {

@@ -41,8 +41,16 @@ template <int bits>
   return words_to_f32(add(add(sums, sums), set_words(-table.offset * whole)));
 }
 
-/// The scales of a vector of tokens.
-inline F32 load_scales(const CodedPages& pages, const std::byte* page, std::size_t group, std::size_t token) {
+/// The scales of some vectors of tokens, from `token` on.
+template <std::size_t vectors>
+[[gnu::always_inline]] inline void load_scales(F32 (&scales)[vectors], const CodedPages& pages, const std::byte* page,
+                                               std::size_t group, std::size_t token) {
   const std::byte* p = page + pages.layout.scale_offset(group, token);
-  return pages.layout.scales() == codec::ScaleFormat::f16 ? load_f16(p) : load_log_scales(p);
+  if (pages.layout.scales() == codec::ScaleFormat::f16) {
+    KVANT_UNROLL
+    for (std::size_t i = 0; i < vectors; ++i) scales[i] = load_f16(p + 2 * i * kCodeLanes);
+  } else {
+    KVANT_UNROLL
+    for (std::size_t i = 0; i < vectors; ++i) scales[i] = load_log_scales(p + i * kCodeLanes);
+  }
 }

@@ -20,7 +20,7 @@ template <int quad, std::size_t rows, std::size_t width, class Keys>
 }
 
 template <std::size_t rows, class Keys, int... quads>
-[[gnu::always_inline]] inline void score_rows(const Keys keys, const ScoreTile tile, Upcoming next,
+[[gnu::always_inline]] inline void score_rows(const Keys keys, const ScoreTile tile, const Upcoming& next,
                                               std::integer_sequence<int, quads...>) {
   constexpr std::size_t kWidth = token_vectors(rows), kStep = kWidth * kCodeLanes;
   const CodeScoreArgs& a = tile.args;
@@ -46,20 +46,22 @@ template <std::size_t rows, class Keys, int... quads>
 }
 
 template <std::size_t rows, class Keys>
-void score_tile(const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next) noexcept {
+void score_tile(const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, const Upcoming& next) noexcept {
   score_rows<rows>(keys, {a, first_row}, next, std::make_integer_sequence<int, 8>{});
 }
 
 template <class Keys, std::size_t... i>
-void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next,
-                   std::index_sequence<i...>) {
-  static constexpr std::array<void (*)(const Keys&, const CodeScoreArgs&, std::size_t, Upcoming) noexcept, sizeof...(i)>
+void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row,
+                   const Upcoming& next, std::index_sequence<i...>) {
+  static constexpr std::array<void (*)(const Keys&, const CodeScoreArgs&, std::size_t, const Upcoming&) noexcept,
+                              sizeof...(i)>
       kTiles{score_tile<i + 1, Keys>...};
   kTiles[rows - 1](keys, a, first_row, next);
 }
 
 template <class Keys>
-void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row, Upcoming next) {
+void score_tile_of(std::size_t rows, const Keys& keys, const CodeScoreArgs& a, std::size_t first_row,
+                   const Upcoming& next) {
   score_tile_of(rows, keys, a, first_row, next, std::make_index_sequence<kCodeRows>{});
 }
 
@@ -76,7 +78,7 @@ void score_codes(const CodeScoreArgs& a) noexcept {
   const std::size_t planes = rows / a.rows,
                     step = kCodeRows / planes * planes;  // the planes of a row stay together
   for (std::size_t first = 0; first < rows; first += step) {
-    score_tile_of(std::min(step, rows - first), keys, a, first, {});
+    score_tile_of(std::min(step, rows - first), keys, a, first, kNothing);
   }
 }
 

@@ -82,22 +82,6 @@ void decode_parts(const CodeMixArgs& a, std::uint8_t* bytes, std::integer_sequen
 
 inline std::int32_t whole_sum(F32 a) { return static_cast<std::int32_t>(sum(a)); }
 
-/// Of one row and group.
-struct Products {
-  F32 vectors[kTokenVectors];
-
-  [[gnu::always_inline]] Products(const float* weights, const F32 (&scales)[kTokenVectors]) {
-    KVANT_UNROLL
-    for (std::size_t i = 0; i < kTokenVectors; ++i) vectors[i] = load(weights + i * kCodeLanes) * scales[i];
-  }
-  [[gnu::always_inline]] float peak() const {
-    F32 greatest = zero();
-    KVANT_UNROLL
-    for (const F32& v : vectors) greatest = max(greatest, v);
-    return max(greatest);
-  }
-};
-
 /// A row's weights times the scales of one group, rounded.
 struct RowWeights {
   WholeWeights whole;
@@ -106,11 +90,15 @@ struct RowWeights {
   std::int32_t start;  ///< where sums over tokens start
 
   template <bool coarse, bool summed>
-  [[gnu::always_inline]] void set(const Products& products, float factor) {
+  [[gnu::always_inline]] void set(const F32 (&products)[kTokenVectors], float peak) {
+    constexpr float kMost = coarse ? kCoarseWeight : kFineWeight;
+    const bool any = peak >= kNegligible;
+    const F32 factor = broadcast(any ? kMost / peak : 0);
+    unit = any ? peak / kMost : 0;
     I32 rounded[kTokenVectors], total = broadcast_i32(0);
     KVANT_UNROLL
     for (std::size_t i = 0; i < kTokenVectors; ++i) {
-      F32 exact = products.vectors[i] * broadcast(factor);
+      F32 exact = products[i] * factor;
       if constexpr (coarse) exact = exact + load(kDither.data() + i * kCodeLanes);
       rounded[i] = to_i32(exact);
       if constexpr (summed) total = total + rounded[i];
@@ -122,9 +110,7 @@ struct RowWeights {
 
 /// The scales of a group, 0 for what are no tokens.
 [[gnu::always_inline]] inline void read_scales(F32 (&scales)[kTokenVectors], const CodeMixArgs& a, const Group& group) {
-  for (std::size_t i = 0; i < kTokenVectors; ++i) {
-    scales[i] = load_scales(a.pages, a.page, group.index, i * kCodeLanes);
-  }
+  load_scales(scales, a.pages, a.page, group.index, 0);
   if (a.tokens == kPageTokens) return;
   float all[kPageTokens];
   for (std::size_t i = 0; i < kTokenVectors; ++i) store(all + i * kCodeLanes, scales[i]);
@@ -132,35 +118,52 @@ struct RowWeights {
   for (std::size_t i = 0; i < kTokenVectors; ++i) scales[i] = load(all + i * kCodeLanes);
 }
 
-/// For rows from `first_row` on. summed: whether their sums matter.
-template <bool coarse, bool summed>
-void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_row,
-                   std::span<RowWeights> rows) noexcept {
+/// Some rows of weights [rows][64]. summed: whether the sums of whole numbers matter.
+template <bool coarse, bool summed, std::size_t rows>
+[[gnu::always_inline]] inline void round_rows(const float* weights, const F32 (&scales)[kTokenVectors],
+                                              RowWeights* to) {
+  F32 products[rows][kTokenVectors], greatest[rows];
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; ++r) {
+    greatest[r] = zero();
+    KVANT_UNROLL
+    for (std::size_t i = 0; i < kTokenVectors; ++i) {
+      products[r][i] = load(weights + r * kPageTokens + i * kCodeLanes) * scales[i];
+      greatest[r] = max(greatest[r], products[r][i]);
+    }
+  }
+  float peaks[(rows + 3) / 4 * 4];
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; r += 4) {
+    const auto at = [&](std::size_t i) { return greatest[std::min(r + i, rows - 1)]; };
+    max4(at(0), at(1), at(2), at(3), peaks + r);
+  }
+  KVANT_UNROLL
+  for (std::size_t r = 0; r < rows; ++r) to[r].template set<coarse, summed>(products[r], peaks[r]);
+}
+
+/// Calls round(weights [rows][64], scales) for `rows` (at most kCodeRows) from `first_row` on; where the page has fewer
+/// tokens, both are 0 for the others.
+template <class Round>
+[[gnu::always_inline]] inline void with_scales(const CodeMixArgs& a, const Group& group, std::size_t first_row,
+                                               std::size_t rows, Round&& round) {
   F32 scales[kTokenVectors];
   read_scales(scales, a, group);
   const float* weights = a.weights + first_row * kPageTokens;
+  if (a.tokens == kPageTokens) return round(weights, scales);
   float padded[kCodeRows * kPageTokens];
-  if (a.tokens < kPageTokens) {
-    for (std::size_t r = 0; r < rows.size(); ++r) {
-      float* row = padded + r * kPageTokens;
-      std::fill(std::copy_n(weights + r * kPageTokens, a.tokens, row), row + kPageTokens, 0.0F);
-    }
-    weights = padded;
+  for (std::size_t r = 0; r < rows; ++r) {
+    float* row = padded + r * kPageTokens;
+    std::fill(std::copy_n(weights + r * kPageTokens, a.tokens, row), row + kPageTokens, 0.0F);
   }
-  // All peaks first, so that rows need not wait for each other and divide together.
-  constexpr std::size_t kPadded = (kCodeRows + kCodeLanes - 1) / kCodeLanes * kCodeLanes;
-  float peaks[kPadded] = {}, units[kPadded], factors[kPadded];
-  for (std::size_t r = 0; r < rows.size(); ++r) peaks[r] = Products(weights + r * kPageTokens, scales).peak();
-  const F32 most = broadcast(coarse ? kCoarseWeight : kFineWeight);
-  for (std::size_t i = 0; i < kPadded; i += kCodeLanes) {
-    store(units + i, load(peaks + i) / most);
-    store(factors + i, most / load(peaks + i));
-  }
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    const bool any = peaks[r] >= kNegligible;
-    rows[r].unit = any ? units[r] : 0;
-    rows[r].set<coarse, summed>({weights + r * kPageTokens, scales}, any ? factors[r] : 0);
-  }
+  round(padded, scales);
+}
+
+template <bool coarse, bool summed, std::size_t rows>
+void round_weights(const CodeMixArgs& a, const Group& group, std::size_t first_row, RowWeights* to) noexcept {
+  with_scales(a, group, first_row, rows, [&](const float* weights, const F32(&scales)[kTokenVectors]) {
+    round_rows<coarse, summed, rows>(weights, scales, to);
+  });
 }
 
 template <class Values>

@@ -69,6 +69,16 @@ inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
 }
 
+inline __m256 max_pairs(__m256 a, __m256 b) {  // in each 128 bits: of a0 and a2, b0 and b2, a1 and a3, b1 and b3
+  return _mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+}
+inline void max4(F32 a, F32 b, F32 c, F32 d, float* out) {
+  const __m256d ab = _mm256_castps_pd(max_pairs(a.v, b.v)), cd = _mm256_castps_pd(max_pairs(c.v, d.v));
+  const __m256 abcd =
+      _mm256_max_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)), _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)));
+  _mm_storeu_ps(out, _mm_max_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+}
+
 inline float min(F32 a) {
   __m128 s = _mm_min_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   s = _mm_min_ps(s, _mm_movehl_ps(s, s));
@@ -132,9 +142,9 @@ struct NibbleLine {
 };
 
 inline F32 times_power_of_2(F32 a, F32 n) {
-  const F32 half = round(n * broadcast(0.5F));
-  const I32 bias = broadcast_i32(127);
-  return a * as_f32(shift_left<23>(to_i32(half) + bias)) * as_f32(shift_left<23>(to_i32(n - half) + bias));
+  const I32 exponent = to_i32(n) + broadcast_i32(2 * 127);  // in two halves, as its range is greater than a float's
+  const I32 low = shift_right<1>(exponent), high = shift_right<1>(exponent + broadcast_i32(1));
+  return a * as_f32(shift_left<23>(low)) * as_f32(shift_left<23>(high));
 }
 
 #include "kernels/simd/exp.h"

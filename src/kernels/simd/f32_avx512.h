@@ -66,6 +66,18 @@ inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 
+inline __m512 max_pairs(__m512 a, __m512 b) {  // as sum_pairs
+  return _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+}
+inline void max4(F32 a, F32 b, F32 c, F32 d, float* out) {
+  const __m512d ab = _mm512_castps_pd(max_pairs(a.v, b.v));
+  const __m512d cd = _mm512_castps_pd(max_pairs(c.v, d.v));
+  const __m512 abcd =
+      _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  _mm_storeu_ps(out, _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+
 inline float min(F32 a) { return _mm512_reduce_min_ps(a.v); }
 inline bool all_within(F32 a, F32 limit) { return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), limit.v, _CMP_NLE_UQ) == 0; }
 inline F32 with_sign_of(F32 magnitude, F32 sign) {

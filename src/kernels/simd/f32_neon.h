@@ -66,6 +66,10 @@ inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
   vst1q_f32(out, vpaddq_f32(vpaddq_f32(a.v, b.v), vpaddq_f32(c.v, d.v)));
 }
 
+inline void max4(F32 a, F32 b, F32 c, F32 d, float* out) {
+  vst1q_f32(out, vpmaxq_f32(vpmaxq_f32(a.v, b.v), vpmaxq_f32(c.v, d.v)));
+}
+
 inline float min(F32 a) { return vminvq_f32(a.v); }
 inline bool all_within(F32 a, F32 limit) { return vminvq_u32(vcleq_f32(vabsq_f32(a.v), limit.v)) != 0; }
 inline F32 with_sign_of(F32 magnitude, F32 sign) { return {vbslq_f32(vdupq_n_u32(0x80000000U), sign.v, magnitude.v)}; }
@@ -129,9 +133,9 @@ struct NibbleLine {
 };
 
 inline F32 times_power_of_2(F32 a, F32 n) {
-  const F32 half = round(n * broadcast(0.5F));
-  const I32 bias = broadcast_i32(127);
-  return a * as_f32(shift_left<23>(to_i32(half) + bias)) * as_f32(shift_left<23>(to_i32(n - half) + bias));
+  const I32 exponent = to_i32(n) + broadcast_i32(2 * 127);  // in two halves, as its range is greater than a float's
+  const I32 low = shift_right<1>(exponent), high = shift_right<1>(exponent + broadcast_i32(1));
+  return a * as_f32(shift_left<23>(low)) * as_f32(shift_left<23>(high));
 }
 
 #include "kernels/simd/exp.h"
