@@ -17,6 +17,9 @@ inline constexpr float kNegligible = 0x1p-100F;
 /// The largest whole number that stands for weight * scale where weights are not coarse.
 inline constexpr std::int32_t kFineWeight = 127 * 128 + 127;
 
+/// What logits are added to where none are there yet.
+alignas(64) inline constexpr std::array<float, kPageTokens> kNoLogits{};
+
 /// What is added to each token's coarse weight before it is rounded, from -63/128 to 63/128: token t has the bits of t
 /// in reverse order, so that among any few neighbours as many are rounded up as the sum of their weights asks for (van
 /// der Corput's sequence). Small weights would otherwise all become zero.

@@ -81,7 +81,6 @@ using Sums = Words[rows][width];
 template <int bits, std::size_t rows, std::size_t width>
 [[gnu::always_inline]] inline void add_to_logits(const Sums<rows, width>& sums, const ScoreTile& tile,
                                                  const Group& group, std::size_t token) {
-  alignas(64) static constexpr float kZeros[kPageTokens] = {};
   const CodeScoreArgs& a = tile.args;
   const std::size_t groups = a.pages.layout.groups(), constants = tile.constants(0, group), second = tile.planes - 1;
   const float* units = a.q.units + constants;
@@ -95,7 +94,7 @@ template <int bits, std::size_t rows, std::size_t width>
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t row = tile.first_row + r;
     float* to = logits + (row >> second) * kPageTokens;
-    const float* from = begins && (row & second) == 0 ? kZeros : to;
+    const float* from = begins && (row & second) == 0 ? kNoLogits.data() : to;
     const F32 unit = broadcast(units[r * groups]);
     KVANT_UNROLL
     for (std::size_t t = 0; t < width; ++t) {

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::size_t kPrefetchBytes = 3072;  // far enough ahead for the memory's latency
 constexpr std::size_t kXRows = 4;             // rows of x that share unpacked weights; more would spill their sums
+constexpr std::size_t kStreamXRows = 1;       // and with streams
 
 float sum_lanes(__m256 v) noexcept {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -140,10 +141,11 @@ struct Super16 {
 };
 
 /// kStreams rows of weights, `apart` bytes from one to the next, by kRows rows of x, `stride` blocks apart, whose
-/// results lie y_apart and y_stride floats apart.
+/// results lie y_apart and y_stride floats apart. Not inlined, as g++ would then give its loop too few registers.
 template <class Step, std::size_t kStreams, std::size_t kRows>
-void row_products(const std::byte* weights, std::size_t apart, std::size_t cols, const ActivationBlock* x,
-                  std::size_t stride, float* y, std::size_t y_apart, std::size_t y_stride) noexcept {
+[[gnu::noinline]] void row_products(const std::byte* weights, std::size_t apart, std::size_t cols,
+                                    const ActivationBlock* x, std::size_t stride, float* y, std::size_t y_apart,
+                                    std::size_t y_stride) noexcept {
   Sum sums[kStreams][kRows];
   for (auto& of_stream : sums) std::fill_n(of_stream, kRows, Sum{{_mm256_setzero_ps(), _mm256_setzero_ps()}});
   const auto add = [&](const std::byte* p, std::size_t s, std::size_t step) {

@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kPrefetchBytes = 3072;  // far enough ahead for the memory's latency
 constexpr std::size_t kXRows = 4;             // rows of x that share unpacked weights; more would spill their sums
+constexpr std::size_t kStreamXRows = kXRows;  // as many with streams
 
 /// A half of an activation block as the operand of two dot products.
 struct Operand {
@@ -127,10 +128,12 @@ struct Super16 {
 };
 
 /// kStreams rows of weights, `apart` bytes from one to the next, by kRows rows of x, `stride` blocks apart, whose
-/// results lie y_apart and y_stride floats apart: weights are unpacked once for all rows of x.
+/// results lie y_apart and y_stride floats apart: weights are unpacked once for all rows of x. Not inlined: it
+/// needs all registers.
 template <class Step, std::size_t kStreams, std::size_t kRows>
-void row_products(const std::byte* weights, std::size_t apart, std::size_t cols, const ActivationBlock* x,
-                  std::size_t stride, float* y, std::size_t y_apart, std::size_t y_stride) noexcept {
+[[gnu::noinline]] void row_products(const std::byte* weights, std::size_t apart, std::size_t cols,
+                                    const ActivationBlock* x, std::size_t stride, float* y, std::size_t y_apart,
+                                    std::size_t y_stride) noexcept {
   __m512 sums[kStreams][kRows];
   KVANT_UNROLL
   for (auto& of_stream : sums) {

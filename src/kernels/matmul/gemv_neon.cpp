@@ -101,11 +101,15 @@ void row_products(const std::byte* weights, std::size_t cols, const ActivationBl
   for (std::size_t r = 0; r < kRows; ++r) y[r * y_stride] = vaddvq_f32(sums[r]);
 }
 
+/// The i-th row of the weights, streams one after the other.
+std::size_t row_at(const GemvArgs& a, std::size_t i) noexcept { return i / a.rows * a.apart + i % a.rows; }
+
 template <class Step>
 void gemv(const GemvArgs& a) noexcept {
   const std::size_t row_bytes = a.cols * Step::kBytes / Step::kValues;
   const std::size_t stride = activation_blocks(a.cols);
-  for (std::size_t o = 0; o < a.rows; ++o) {
+  for (std::size_t i = 0; i < a.streams * a.rows; ++i) {
+    const std::size_t o = row_at(a, i);
     const std::byte* w = a.weights + o * row_bytes;
     std::size_t r = 0;
     for (; r + kXRows <= a.x.rows; r += kXRows) {
@@ -140,7 +144,8 @@ float float_product(const std::byte* w, const float* x, std::size_t cols) noexce
 
 template <class Weights>
 void float_gemv(const GemvArgs& a) noexcept {
-  for (std::size_t o = 0; o < a.rows; ++o) {
+  for (std::size_t i = 0; i < a.streams * a.rows; ++i) {
+    const std::size_t o = row_at(a, i);
     const std::byte* w = a.weights + o * a.cols * Weights::kBytes;
     for (std::size_t r = 0; r < a.x.rows; ++r) {
       a.y[r * a.y_stride + o] = float_product<Weights>(w, a.x.data + r * a.x.stride, a.cols);

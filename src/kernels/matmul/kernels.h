@@ -36,8 +36,8 @@ struct GemvArgs {
   const ActivationBlock* blocks;  ///< [n, activation_blocks(cols)], the same as int8: read for all other types
   float* y;                       ///< y[r * y_stride + o], overwritten
   std::size_t y_stride;
-  /// 1, or kStreams: so many places, `apart` rows from one to the next, are read in turn when there is one row of x,
-  /// which is faster on some processors (base/cpu.h). The results are the same, bit for bit.
+  /// 1, or kStreams: so many places, `apart` rows from one to the next, are read in turn, which is faster on some
+  /// processors (base/cpu.h). The results are the same, bit for bit.
   std::size_t streams = 1;
   std::size_t apart = 0;
   static constexpr std::size_t kStreams = 4;

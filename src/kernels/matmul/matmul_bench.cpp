@@ -108,8 +108,8 @@ const bool kRegistered = [] {
   for (gguf::TensorType type : weight_types()) {
     const std::string name(gguf::info(type).name);
     benchmark::RegisterBenchmark(("matmul/fast/" + name).c_str(), matmul, type, Precision::fast)
-        ->Arg(1)
-        ->Arg(16)
+        ->RangeMultiplier(2)
+        ->Range(1, 16)
         ->Arg(512)
         ->UseRealTime();
     benchmark::RegisterBenchmark(("matmul/reference/" + name).c_str(), matmul, type, Precision::reference)
