@@ -33,6 +33,7 @@ void check(const CacheConfig& c) {
   if (c.head_dim < 1 || c.head_dim > kMaxHeadDim) {
     fail(kWrong, "cache: head_dim {}, expected 1 to {}", c.head_dim, kMaxHeadDim);
   }
+  if (!(c.score_scale >= 0)) fail(kWrong, "cache: score scale {}, expected at least 0", c.score_scale);
   if ((c.k.rotated || c.v.rotated) && c.head_dim % 2 != 0) {
     fail(kWrong, "cache: head_dim {}, expected an even number for a rotated type", c.head_dim);
   }

@@ -24,7 +24,7 @@ struct CacheConfig {
   int kv_heads = 0;
   std::size_t head_dim = 0;
   std::size_t rope_pairs = 0;  ///< pairs that RoPE rotates, <= head_dim / 2
-  float score_scale = 0;       ///< logit = score_scale * q.k; 0 means 1 / sqrt(head_dim)
+  float score_scale = 0;       ///< logit = score_scale * q.k; >= 0, 0 means 1 / sqrt(head_dim)
   std::size_t capacity = 0;    ///< the most tokens of one sequence
   int sequences = 1;
   /// Tokens that all sequences together may hold, rounded up to whole blocks (KvCache::kBlockTokens); what sequences

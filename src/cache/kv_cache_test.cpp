@@ -298,6 +298,7 @@ TEST(KvCache, ImpossibleSizesAreNamed) {
   EXPECT_THAT(message([](CacheConfig& c) { c.layers = 0; }), HasSubstr("0 layers"));
   EXPECT_THAT(message([](CacheConfig& c) { c.heads = 3; }),
               HasSubstr("3 heads, expected a multiple of the 2 KV heads"));
+  EXPECT_THAT(message([](CacheConfig& c) { c.score_scale = -1; }), HasSubstr("score scale -1"));
   EXPECT_THAT(message([](CacheConfig& c) { c.head_dim = 0; }), HasSubstr("head_dim 0"));
   EXPECT_THAT(message([](CacheConfig& c) { c.head_dim = 4096; }), HasSubstr("head_dim 4096"));
   EXPECT_THAT(message([](CacheConfig& c) { c.head_dim = 65; }), HasSubstr("even"));

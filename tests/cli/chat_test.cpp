@@ -85,8 +85,11 @@ TEST(Chat, HelpAndUnfinishedLastLine) {
   EXPECT_EQ(turns(result.err).size(), 1u);
 }
 
+/// Answers of tokens that are all alike likely: which are drawn, and so when an answer ends, is up to the seed alone,
+/// not to the last bits of the logits: 2,404 tokens with this one.
 std::vector<std::string> endless_chat(const std::string& model) {
-  return {"run", "-m", model, "-n", "1000000", "-c", "200000", "--temp", "1.2", "--top-k", "0", "--top-p", "1"};
+  return {"run",  "-m",      model, "-n",      "1000000", "-c",     "200000", "--temp",
+          "1000", "--top-k", "0",   "--top-p", "1",       "--seed", "5"};
 }
 
 TEST(ChatTerminal, InterruptStopsTheAnswerNotTheProgram) {

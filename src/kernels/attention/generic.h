@@ -229,8 +229,8 @@ void merge(SoftmaxState& total, float* total_out, const SoftmaxState& part, cons
     return;
   }
   const float new_max = std::max(total.max, part.max);
-  const float keep = exp_of(total.max - new_max);
-  const float take = exp_of(part.max - new_max);
+  const float less = exp_of(std::min(total.max, part.max) - new_max);  // the other's factor is 1
+  const float keep = total.max == new_max ? 1 : less, take = part.max == new_max ? 1 : less;
   total.sum = total.sum * keep + part.sum * take;
   total.max = new_max;
   for (std::size_t i = 0; i < dims; i += kLanes) {
