@@ -17,6 +17,15 @@ inline constexpr float kNegligible = 0x1p-100F;
 /// The largest whole number that stands for weight * scale where weights are not coarse.
 inline constexpr std::int32_t kFineWeight = 127 * 128 + 127;
 
+/// Rows of a query plane, read where they are.
+struct ByteQueries {
+  const std::int8_t* values;
+  std::size_t dims;
+  [[gnu::always_inline]] const std::int8_t* four(std::size_t row, std::size_t dim) const {
+    return values + row * dims + dim;
+  }
+};
+
 /// What logits are added to where none are there yet.
 alignas(64) inline constexpr std::array<float, kPageTokens> kNoLogits{};
 

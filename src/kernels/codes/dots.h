@@ -8,13 +8,7 @@
 
 /// Rows of a query plane as dot takes them.
 template <std::size_t rows, int bits>
-struct QueryRows {
-  const std::int8_t* values;
-  std::size_t dims;
-  [[gnu::always_inline]] const std::int8_t* four(std::size_t row, std::size_t dim) const {
-    return values + row * dims + dim;
-  }
-};
+using QueryRows = ByteQueries;
 
 /// A row's sums over tokens.
 template <bool coarse>

@@ -155,12 +155,7 @@ struct QueryRows {
 };
 template <std::size_t rows, int bits>
 requires kNarrow<bits>
-struct QueryRows<rows, bits> {
-  const std::int8_t* values;
-  std::size_t dims;
-  [[gnu::always_inline]] const std::int8_t* four(std::size_t row, std::size_t dim) const {
-    return values + row * dims + dim;
-  }
+struct QueryRows<rows, bits> : ByteQueries {
 };
 
 /// Coarse ones are bytes without a sign.

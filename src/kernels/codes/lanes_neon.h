@@ -87,13 +87,7 @@ template <int bits>
 }
 
 template <std::size_t rows, int bits>
-struct QueryRows {
-  const std::int8_t* values;
-  std::size_t dims;
-  [[gnu::always_inline]] const std::int8_t* four(std::size_t row, std::size_t dim) const {
-    return values + row * dims + dim;
-  }
-};
+using QueryRows = ByteQueries;
 
 struct WholeWeights {
   std::array<std::int8_t, kPageTokens> high, low;

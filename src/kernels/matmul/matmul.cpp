@@ -97,7 +97,8 @@ void Matmul::plan(std::size_t rows, std::span<const Product> products, std::size
     if (rows <= kDecodeRows && k.gemv != nullptr) {
       plan_gemv(p, threads);
       continue;
-    } else if (rows > kDecodeRows && rows < tile_->beats_int8_from && k.gemm != nullptr) {
+    }
+    if (rows > kDecodeRows && rows < tile_->beats_int8_from && k.gemm != nullptr) {
       way = Task::Way::gemm;
       step = GemmArgs::kMaxRows;
     }

@@ -54,29 +54,29 @@ inline F32 round(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEARES
 
 inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
 inline float max(F32 a) { return _mm512_reduce_max_ps(a.v); }
-inline __m512 sum_pairs(__m512 a, __m512 b) {  // in each 128 bits: a0 + a2, b0 + b2, a1 + a3, b1 + b3
-  return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+/// Folds the lanes of each of four vectors to one.
+template <class Fold>
+[[gnu::always_inline]] inline void fold4(F32 a, F32 b, F32 c, F32 d, float* out, Fold fold) {
+  const auto pairs = [&](__m512 x, __m512 y) {  // in each 128 bits: of x0 and x2, y0 and y2, x1 and x3, y1 and y3
+    return _mm512_castps_pd(fold(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)));
+  };
+  const __m512d ab = pairs(a.v, b.v), cd = pairs(c.v, d.v);
+  const __m512 abcd = fold(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  const __m256 half = fold(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  _mm_storeu_ps(out, fold(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
-inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) {
-  const __m512d ab = _mm512_castps_pd(sum_pairs(a.v, b.v));
-  const __m512d cd = _mm512_castps_pd(sum_pairs(c.v, d.v));
-  const __m512 abcd =
-      _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
-  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
-}
-
-inline __m512 max_pairs(__m512 a, __m512 b) {  // as sum_pairs
-  return _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-}
-inline void max4(F32 a, F32 b, F32 c, F32 d, float* out) {
-  const __m512d ab = _mm512_castps_pd(max_pairs(a.v, b.v));
-  const __m512d cd = _mm512_castps_pd(max_pairs(c.v, d.v));
-  const __m512 abcd =
-      _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
-  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
-  _mm_storeu_ps(out, _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
-}
+struct Sum {
+  __m512 operator()(__m512 a, __m512 b) const { return _mm512_add_ps(a, b); }
+  __m256 operator()(__m256 a, __m256 b) const { return _mm256_add_ps(a, b); }
+  __m128 operator()(__m128 a, __m128 b) const { return _mm_add_ps(a, b); }
+};
+struct Max {
+  __m512 operator()(__m512 a, __m512 b) const { return _mm512_max_ps(a, b); }
+  __m256 operator()(__m256 a, __m256 b) const { return _mm256_max_ps(a, b); }
+  __m128 operator()(__m128 a, __m128 b) const { return _mm_max_ps(a, b); }
+};
+inline void sum4(F32 a, F32 b, F32 c, F32 d, float* out) { fold4(a, b, c, d, out, Sum{}); }
+inline void max4(F32 a, F32 b, F32 c, F32 d, float* out) { fold4(a, b, c, d, out, Max{}); }
 
 inline float min(F32 a) { return _mm512_reduce_min_ps(a.v); }
 inline bool all_within(F32 a, F32 limit) { return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), limit.v, _CMP_NLE_UQ) == 0; }
